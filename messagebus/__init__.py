@@ -1,0 +1,33 @@
+"""A message bus for Python applications: pydantic messages, handlers in a registry, structured JSON logs."""
+
+from messagebus.bus import AsyncMessageBus, MessageBus, ahandle_json, ahandle_message, handle_json, handle_message
+from messagebus.envelope import Envelope, current_envelope
+from messagebus.errors import (
+    AsyncHandlerError,
+    CascadeLimitError,
+    ConfigurationError,
+    DispatchError,
+    DuplicateHandlerError,
+    DuplicateNameError,
+    HandlerError,
+    InvalidMessageError,
+    MessageBusError,
+    MessageClassError,
+    MessageTooLargeError,
+    NoHandlerError,
+    NotAMessageError,
+    UnknownMessageError,
+    UnwritableMessageError,
+    UsageError,
+)
+from messagebus.messages import Command, Event, Message, Private, ReturnMessage, to_json, wire_name
+from messagebus.registry import Registry, handles
+
+__all__ = [
+    "AsyncHandlerError", "AsyncMessageBus", "CascadeLimitError", "Command", "ConfigurationError", "DispatchError",
+    "DuplicateHandlerError", "DuplicateNameError", "Envelope", "Event", "HandlerError", "InvalidMessageError",
+    "Message", "MessageBus", "MessageBusError", "MessageClassError", "MessageTooLargeError", "NoHandlerError",
+    "NotAMessageError", "Private", "Registry", "ReturnMessage", "UnknownMessageError", "UnwritableMessageError",
+    "UsageError", "ahandle_json", "ahandle_message", "current_envelope", "handle_json", "handle_message", "handles",
+    "to_json", "wire_name",
+]  # fmt: skip

@@ -1,0 +1,171 @@
+"""What travels with a message and is no part of it: ids, time, headers; and CloudEvents, the envelope on the wire."""
+
+import random
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from os import register_at_fork
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic_core import to_json as dump_json
+
+from messagebus.errors import DispatchError
+from messagebus.messages import Message, to_json, wire_name
+
+__all__ = ["Envelope", "Identity", "current_envelope", "new_id"]
+
+# Ids have to be unique, not secret. With a generator of our own an application that seeds `random` repeats none.
+_random = random.Random()  # noqa: S311
+register_at_fork(after_in_child=_random.seed)
+
+
+def new_id() -> str:
+    """Return 128 random bits as 32 hexadecimal digits."""
+    return f"{_random.getrandbits(128):032x}"
+
+
+class Identity:
+    """Who a message is to those that refer to it. The id is made when it is first read, and is then the same for all."""
+
+    __slots__ = ("_id", "message_class")
+
+    def __init__(self, message_class: type[Message], id: str | None = None) -> None:
+        self.message_class = message_class
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        """The id of the message."""
+        if self._id is None:
+            self._id = new_id()
+        return self._id
+
+
+class Envelope:
+    """A message with what is known of its journey; whatever is not given is made when it is first read.
+
+    Args:
+        message: the message itself.
+        id: unique for this message.
+        correlation_id: the same for everything that one message led to, across runs; by default the id.
+        causation_id: the id of the message whose handler emitted this one.
+        time: when the message was sent; aware.
+        attempt: counts from 1.
+        headers: the other attributes of a CloudEvent, such as ``source`` and ``traceparent``.
+
+    Source: Hohpe & Woolf, *Enterprise Integration Patterns*, "Correlation Identifier"; CloudEvents 1.0.
+    """
+
+    __slots__ = ("_time", "attempt", "cause", "correlation", "headers", "identity", "message")
+
+    def __init__(
+        self,
+        message: Message,
+        *,
+        id: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        time: datetime | None = None,
+        attempt: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.message = message
+        self.attempt = attempt
+        self.headers = headers or {}
+        self.identity: Identity | None = Identity(type(message), id)
+        self.correlation = Identity(Message, correlation_id) if correlation_id else None
+        self.cause = Identity(Message, causation_id) if causation_id else None
+        self._time = time
+
+    def identify(self) -> Identity:
+        """Return who the message is, to those that refer to it."""
+        if self.identity is None:
+            self.identity = Identity(type(self.message))
+        return self.identity
+
+    @property
+    def type(self) -> str:
+        """The wire name of the message."""
+        return wire_name(type(self.message))
+
+    @property
+    def id(self) -> str:
+        return self.identify().id
+
+    @property
+    def correlation_id(self) -> str:
+        return (self.correlation or self.identify()).id
+
+    @property
+    def causation_id(self) -> str | None:
+        return self.cause.id if self.cause else None
+
+    @property
+    def time(self) -> datetime:
+        if self._time is None:
+            self._time = datetime.now(UTC)
+        return self._time
+
+    def to_cloudevent(self, source: str) -> bytes:
+        """Write the envelope as a CloudEvent in structured JSON mode; ``source``, a URI, names the sender.
+
+        Raises:
+            UnwritableMessageError: If the message would not read back the same.
+        """
+        attributes = {
+            **self.headers,
+            "specversion": "1.0",
+            "id": self.id,
+            "source": source,
+            "time": self.time,
+            "datacontenttype": "application/json",
+            "correlationid": self.correlation_id,
+        }
+        if self.causation_id is not None:
+            attributes["causationid"] = self.causation_id
+        return dump_json(attributes)[:-1] + b"," + to_json(self.message)[1:]
+
+
+CURRENT: Final[ContextVar[Envelope | None]] = ContextVar("messagebus", default=None)
+
+
+def current_envelope() -> Envelope:
+    """Return the envelope of the message being handled, also in tasks and threads that copied the handler's context.
+
+    Raises:
+        DispatchError: If no message is being handled.
+    """
+    envelope = CURRENT.get()
+    if envelope is None:
+        remedy = "Call it in a handler, or in what a handler calls."
+        raise DispatchError("call current_envelope()", "no message is being handled here", remedy)
+    return envelope
+
+
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True):
+    """The attributes of a CloudEvent beside type and data, as they come in; names and types as the standard has them."""
+
+    __pydantic_extra__: dict[Annotated[str, StringConstraints(pattern="^[a-z0-9]{1,64}$")], str | bool | int]
+    specversion: Literal["1.0"]
+    id: _Id
+    source: _Id
+    time: AwareDatetime | None = None
+    datacontenttype: Annotated[str, Field(pattern="(?i)^[a-z]+/([a-z0-9.+-]+[+])?json *(;.*)?$")] | None = None
+    correlationid: _Id | None = None
+    causationid: _Id | None = None
+
+    def envelope(self, message: Message) -> Envelope:
+        """Return the envelope of the message that came with these attributes."""
+        extra: Mapping[str, Any] = self.__pydantic_extra__
+        return Envelope(
+            message,
+            id=self.id,
+            correlation_id=self.correlationid,
+            causation_id=self.causationid,
+            time=self.time,
+            headers={"source": self.source, **{name: str(value) for name, value in extra.items()}},
+        )

@@ -1,0 +1,192 @@
+"""Every exception of the library, each with the sentence it says.
+
+The tree, by what the caller can do about it::
+
+    MessageBusError
+    ├── UsageError                  mend the program
+    │   ├── ConfigurationError      an argument, or what is installed, cannot work
+    │   ├── DispatchError           the bus was called out of turn
+    │   ├── HandlerError            a callable cannot be a handler, or returned what is no message
+    │   ├── MessageClassError       a class cannot be registered as a message class
+    │   ├── NotAMessageError        something that is no message stands where a message belongs
+    │   ├── NoHandlerError          nothing is registered for a command
+    │   ├── DuplicateHandlerError   a command has a handler already
+    │   ├── DuplicateNameError      two classes want one wire name
+    │   ├── AsyncHandlerError       an async handler on the sync bus
+    │   └── CascadeLimitError       a run led to more messages than it may
+    └── InvalidMessageError         drop the message: it does not fit its class
+        ├── MessageTooLargeError    more bytes than the limit
+        ├── UnknownMessageError     its type is not in the registry
+        └── UnwritableMessageError  it cannot be written as JSON and read back the same
+
+Each class takes facts (strings and numbers, so that every error pickles), keeps them as attributes and composes its
+sentence in ``__str__``: *Cannot do what: why. What to do.* No sentence repeats a value of a payload. What a handler
+raises is never wrapped: it comes out as it is, with a note.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+# A misspelt word is about as long as the right one. What is further away is not shown: it may be a secret in a key.
+_CUTOFF = 0.7
+_SLACK = 3
+
+
+def near_misses(word: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
+    """Return the known words that somebody who wrote ``word`` may have meant, the nearest first."""
+    candidates = [name for name in known if abs(len(name) - len(word)) <= _SLACK]
+    return tuple(get_close_matches(word, candidates, n=limit, cutoff=_CUTOFF))
+
+
+def _question(near: Iterable[str]) -> str:
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+class MessageBusError(Exception):
+    """The root of everything the library raises by itself."""
+
+
+@dataclass(eq=False)
+class UsageError(MessageBusError):
+    """The program has to be mended; the same call will fail again."""
+
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"Cannot {self.what}: {self.why}. {self.remedy}"
+
+
+class ConfigurationError(UsageError, ValueError):
+    """An argument, or what is installed, cannot work."""
+
+
+class DispatchError(UsageError, RuntimeError):
+    """A method of the bus was called out of turn."""
+
+
+class HandlerError(UsageError, TypeError):
+    """A callable cannot serve as a handler, or a handler returned what is no message."""
+
+
+class MessageClassError(UsageError, TypeError):
+    """A class cannot be registered as a message class."""
+
+
+class NotAMessageError(UsageError, TypeError):
+    """Something that is no message stands where a message belongs."""
+
+    def __init__(self, given: str) -> None:
+        remedy = (
+            "Make a message of it first: PlaceOrder(...) in Python, registry.validate({'type': ..., 'data': ...}) "
+            "for a mapping, handle_json(payload) for JSON."
+        )
+        super().__init__(f"dispatch an object of type {given}", "it is no Command, Event or ReturnMessage", remedy)
+        self.given = given
+
+
+class NoHandlerError(UsageError, LookupError):
+    """No handler is registered for a command (or, in a strict registry, for an event)."""
+
+    def __init__(self, message_type: str, near: tuple[str, ...] = ()) -> None:
+        remedy = "If its module is not imported yet, import it first."
+        super().__init__(f"dispatch {message_type}", "no handler is registered for it", remedy)
+        self.message_type, self.near = message_type, near
+
+    def __str__(self) -> str:
+        return f"Cannot {self.what}: {self.why}.{_question(self.near)} {self.remedy}"
+
+
+class DuplicateHandlerError(UsageError):
+    """A command has a handler already, or an event has this very handler."""
+
+    def __init__(self, message_type: str, first: str, second: str) -> None:
+        why = f"a command has exactly one handler, and it has {first}"
+        remedy = "Remove one of them; for several handlers make it an Event; for a test use registry.override()."
+        if first == second:
+            why, remedy = "it is registered for it already", "Remove one of the two registrations."
+        super().__init__(f"register {second} for {message_type}", why, remedy)
+        self.message_type, self.first, self.second = message_type, first, second
+
+
+class DuplicateNameError(UsageError):
+    """Two message classes want one wire name in one registry."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        remedy = f'Give one of them a name of its own: class ...(..., name="shop.{name}").'
+        super().__init__(f"register {second} under the wire name '{name}'", f"{first} has that name", remedy)
+        self.name, self.first, self.second = name, first, second
+
+
+class AsyncHandlerError(UsageError, TypeError):
+    """An async handler is registered for a message that the sync bus should dispatch."""
+
+    def __init__(self, message_type: str, handler: str) -> None:
+        remedy = "Use AsyncMessageBus or `await ahandle_message(...)`."
+        super().__init__(f"dispatch {message_type} on the sync bus", f"its handler {handler} is async", remedy)
+        self.message_type, self.handler = message_type, handler
+
+
+class CascadeLimitError(UsageError, RuntimeError):
+    """A run led to more messages than ``max_messages``; what still waits is in ``pending`` of the bus."""
+
+    def __init__(self, limit: int, repeating: tuple[str, ...]) -> None:
+        why = f"it led to more than {limit:,} messages, lately {', '.join(repeating)}"
+        remedy = "Look for handlers that lead back to each other; if it is meant, raise max_messages of the bus class."
+        super().__init__("go on with this run", why, remedy)
+        self.limit, self.repeating = limit, repeating
+
+
+@dataclass(eq=False)
+class InvalidMessageError(MessageBusError, ValueError):
+    """A payload, or an instance that asks to be checked again, does not fit its message class.
+
+    ``problems`` are at most twenty pairs of path and reason out of ``count``; neither holds a value of the payload.
+    """
+
+    message_type: str
+    problems: tuple[tuple[str, str], ...]
+    count: int = 1
+    hint: str = ""
+
+    def __str__(self) -> str:
+        listed = "; ".join(f"{path}: {why}" if path else why for path, why in self.problems)
+        more = f"; and {self.count - len(self.problems):,} more" if self.count > len(self.problems) else ""
+        return f"Cannot read {self.message_type or 'a message'}: {listed}{more}.{self.hint and ' ' + self.hint}"
+
+
+class MessageTooLargeError(InvalidMessageError):
+    """A payload has more bytes than the limit; it was not parsed."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        problems = (("", f"it has {size:,} bytes, and the limit is {limit:,}"),)
+        super().__init__("", problems, hint="Send a reference to large data, or raise max_bytes.")
+        self.size, self.limit = size, limit
+
+
+class UnknownMessageError(InvalidMessageError):
+    """A payload names a type that the registry does not know. Nothing was imported, or looked up elsewhere."""
+
+    def __init__(self, message_type: str, near: tuple[str, ...] = ()) -> None:
+        remedy = "Register its class with @handles(...) or registry.register(...), in a module that is imported."
+        problems = (("", f"no message class with the wire name {message_type} is registered"),)
+        super().__init__("", problems, hint=_question(near).strip() + " " * bool(near) + remedy)
+        self.message_type, self.near = message_type, near
+
+    def __str__(self) -> str:
+        return f"Cannot read a message: {self.problems[0][1]}. {self.hint}"
+
+
+class UnwritableMessageError(InvalidMessageError):
+    """A message cannot be written as JSON, or would not read back as the same message."""
+
+    def __init__(self, message_type: str, field: str, why: str) -> None:
+        remedy = "Use types that JSON can hold; for a secret that travels, Annotated[str, Private]."
+        super().__init__(message_type, ((field, why),), hint=remedy)
+        self.field = field
+
+    def __str__(self) -> str:
+        subject = f"its field {self.field}" if self.field else "it"
+        return f"Cannot write {self.message_type} as JSON: {subject} {self.problems[0][1]}. {self.hint}"
