@@ -1,19 +1,27 @@
-"""The order rule: what a run has in hand, what waits, what came back. It does no I/O and calls no handler."""
+"""One run: the order rule, which does no I/O and calls no handler; and what a run records."""
 
 import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import Any, cast
+from time import perf_counter
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope
 from messagebus.errors import AsyncHandlerError, CascadeLimitError, DispatchError, HandlerError
-from messagebus.messages import Message, ReturnMessage, full_name
-from messagebus.registry import Handler, Plan, Snapshot
+from messagebus.messages import Command, Event, Message, ReturnMessage, full_name, private_values
+from messagebus.registry import DEFAULT_REGISTRY, Handler, Plan, Registry, Snapshot
 
-__all__ = ["Delivery", "Run"]
+__all__ = ["Delivery", "ErrorLogLevel", "Initial", "LogLevel", "Run"]
+
+Initial = Command | Event | ReturnMessage
+LogLevel = Literal["debug", "info", "disabled"]
+ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
 
 # For so many messages before the limit their types are noted, to name those that repeat.
 _WATCHED = 1_000
@@ -25,20 +33,23 @@ class Delivery(Envelope):
 
     __slots__ = ("done", "emitted", "failure", "is_settled", "plan", "started")
 
-    def __init__(self, message: Message, plan: Plan, parent: Envelope | None = None) -> None:
+    def __init__(self, message: Message, plan: Plan, parent: Envelope | None) -> None:
         # Nothing goes through super(): there is one of these for every message.
         self.message = message
         self.plan = plan
-        self.identity = self._time = self.failure = None
+        self.identity = self._time = None
+        self.failure: Exception | None = None
         if parent is None:
             self.cause = self.correlation = None
+            self.headers = _NO_HEADERS
         else:
             self.cause = parent.identify()
             self.correlation = parent.correlation or self.cause
-        self.headers = _NO_HEADERS if parent is None else parent.headers
+            self.headers = parent.headers
         self.attempt = self.emitted = 0
         self.is_settled = False
-        self.done: list[Handler] = []
+        self.started = 0.0
+        self.done: Sequence[Handler] = ()
 
     def adopt(self, envelope: Envelope) -> None:
         """Take over what is known of the message from outside."""
@@ -47,35 +58,91 @@ class Delivery(Envelope):
 
     def left(self) -> Sequence[Handler]:
         """Return the handlers that have not succeeded yet, in the order of registration."""
-        if not self.done:
-            return self.plan.handlers
         return [handler for handler in self.plan.handlers if handler not in self.done]
+
+    def ids(self) -> dict[str, str | None]:
+        return {"message_id": self.id, "correlation_id": self.correlation_id, "causation_id": self.causation_id}
 
 
 class Run:
-    """The messages of one run. The rule is first in, first out, without recursion.
+    """The messages of one run, what came back, and what of it is recorded.
 
-    What a handler returned waits until all that was returned before it has been dispatched. Return messages do not
-    wait: they come back in the order in which they were returned.
+    The rule is first in, first out, without recursion. What a handler returned waits until all that was returned
+    before it has been dispatched. Return messages do not wait: they come back in the order in which they were returned.
     """
 
-    max_messages = 100_000
+    registry: Registry = DEFAULT_REGISTRY
+    """The registry of this class of buses; one instance may be given another."""
+    max_messages: int = 100_000
     """So many messages one call of the bus may lead to, return messages included."""
-
     return_messages: list[ReturnMessage]
     """What came back so far."""
 
-    _is_logged = False
-    _snapshot: Snapshot
+    _activity: logs.Write | None = None
+    _errors: logs.Write | None = None
+    _is_logged = _is_verbose = False
+    _tokens: Mapping[str, Any] | None = None
     _in_hand: Delivery | None
-    _waiting: deque[Delivery]
-    _count: int
+    _recent: Counter[type] | None = None
+
+    def __init__(
+        self,
+        initial_message: Initial,
+        *,
+        log_level: LogLevel = "info",
+        error_log_level: ErrorLogLevel = "error",
+        registry: Registry | None = None,
+        logger: Any = None,
+        envelope: Envelope | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            initial_message: dispatched first when the bus is called; a return message comes back as it is.
+            log_level: the level of one record per message; "debug" adds one per handler, and the message itself.
+            error_log_level: the level of records of failures.
+            registry: instead of the class's.
+            logger: a structlog or standard logger to write to, instead of the one found (law L18).
+            envelope: ids and headers with which the message came from outside.
+
+        Raises:
+            NotAMessageError: If ``initial_message`` is no message.
+            ConfigurationError: If a level is none of those named.
+        """
+        self._prepare(initial_message, log_level, error_log_level, registry, logger, envelope)
+
+    def _prepare(
+        self,
+        message: Message,
+        log_level: LogLevel,
+        error_log_level: ErrorLogLevel,
+        registry: Registry | None,
+        logger: Any,
+        envelope: Envelope | None = None,
+    ) -> None:
+        if registry is not None:
+            self.registry = registry
+        self._snapshot: Snapshot = (registry or self.registry).snapshot
+        self._in_hand = delivery = Delivery(message, self._snapshot[type(message)], None)
+        self._waiting: deque[Delivery] = deque()
+        self.return_messages = []
+        if log_level != "disabled" or error_log_level != "disabled":
+            self._activity = logs.writer("log_level", log_level, logger)
+            self._errors = logs.writer("error_log_level", error_log_level, logger)
+            self._is_logged, self._is_verbose = True, log_level == "debug"
+        if delivery.plan.is_return:
+            cast("list[Message]", self.return_messages).append(message)
+            self._in_hand = None
+        if envelope is not None:
+            delivery.adopt(envelope)
 
     @property
     def pending(self) -> list[Message]:
         """The messages that are still to be dispatched, the next first."""
         in_hand = [self._in_hand] if self._in_hand is not None and not self._in_hand.is_settled else []
         return [delivery.message for delivery in (*in_hand, *self._waiting)]
+
+    # The order rule
 
     def _turns(self) -> Generator[Delivery, None, None]:
         """Yield each delivery when its turn has come; and again, settled, if there is something to say of its end.
@@ -84,7 +151,7 @@ class Run:
         whose dispatch was broken off stays in hand, and comes first when the run goes on.
         """
         self._count = 0
-        recent: Counter[type] | None = None
+        self._recent = None
         delivery = self._in_hand
         while True:
             if delivery is None or delivery.is_settled:
@@ -92,21 +159,28 @@ class Run:
                     break
                 delivery = self._in_hand = self._waiting.popleft()
             CURRENT.set(delivery)
+            if self._is_logged:
+                self._open(delivery)
             yield delivery
             delivery.is_settled = True
-            overflow = None
-            if delivery.emitted and self._count > self.max_messages - _WATCHED:
-                recent = recent or Counter()
-                recent[type(delivery.message)] += 1
-                if self._count > self.max_messages:
-                    names = tuple(f"{full_name(cls)} ({times:,} times)" for cls, times in recent.most_common(5))
-                    overflow = CascadeLimitError(self.max_messages, names)
-                    delivery.failure = delivery.failure or overflow
+            overflow = self._overflow(delivery) if self._count > self.max_messages - _WATCHED else None
             if self._is_logged or delivery.failure is not None:
                 yield delivery
             if overflow is not None:
                 raise overflow
         self._in_hand = None
+
+    def _overflow(self, delivery: Delivery) -> CascadeLimitError | None:
+        """Count types near the limit; beyond it make the error, which is also this message's failure."""
+        if self._recent is None:
+            self._recent = Counter()
+        self._recent[type(delivery.message)] += 1
+        if self._count <= self.max_messages:
+            return None
+        names = tuple(f"{full_name(cls)} ({times:,} times)" for cls, times in self._recent.most_common(5))
+        error = CascadeLimitError(self.max_messages, names)
+        delivery.failure = delivery.failure or error
+        return error
 
     def _take(self, message: Message) -> Delivery:
         """Return the delivery in hand, if it is of this message, and the message can be dispatched."""
@@ -122,16 +196,15 @@ class Run:
 
     def _release(self, delivery: Delivery, handler: Handler, result: object) -> None:
         """Give the messages that a handler returned their place in the order."""
-        snapshot, returned = self._snapshot, cast("list[Message]", self.return_messages)
-        messages = (result,) if type(result) in snapshot else self._follow_ups(delivery, handler, result)
+        messages: Any = (result,) if type(result) in self._snapshot else self._follow_ups(delivery, handler, result)
         for message in messages:
-            plan = snapshot[type(message)]
+            plan = self._snapshot[type(message)]
             if plan.is_return:
-                returned.append(message)
+                self.return_messages.append(message)
             else:
                 self._waiting.append(Delivery(message, plan, delivery))
+            delivery.emitted += 1
         self._count += len(messages)
-        delivery.emitted += len(messages)
 
     def _follow_ups(self, delivery: Delivery, handler: Handler, result: object) -> Sequence[Message]:
         """Return the messages in what a handler returned; of an endless iterable, one more than there may be.
@@ -157,3 +230,82 @@ class Run:
             remedy = "Return None, a message or an iterable of messages; data for the caller goes into a ReturnMessage."
             raise HandlerError(f"take what {handler} returned", f"it is {what}", remedy)
         return messages
+
+    # What surrounds a run and a message
+
+    def _join(self, outer: Envelope) -> None:
+        """Make the message in whose handler this run was started its cause, if it has no other."""
+        delivery = self._in_hand
+        if delivery is not None and delivery.correlation is None and delivery.attempt == 0:
+            delivery.cause = outer.identify()
+            delivery.correlation = outer.correlation or delivery.cause
+
+    def _open(self, delivery: Delivery) -> None:
+        """Give the records that handlers write the ids of the message, and start its clock."""
+        tokens = bind_contextvars(**delivery.ids())
+        self._tokens = self._tokens or tokens
+        delivery.started = perf_counter()
+
+    def _close(self, outer: Envelope | None) -> None:
+        CURRENT.set(outer)
+        if self._tokens is not None:
+            with suppress(ValueError):  # A coroutine that is closed in another context has nothing to take back there.
+                reset_contextvars(**self._tokens)
+            self._tokens = None
+
+    def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:
+        """Note on a handler's own exception where it was raised, and return it."""
+        note = f"while handling {full_name(type(delivery.message))} {delivery.id} in {handler}"
+        if delivery.cause is not None:
+            note += f", caused by {full_name(delivery.cause.message_class)} {delivery.cause.id}"
+        with suppress(Exception):  # An exception may refuse attributes.
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+        if self._is_verbose:
+            self._log_handler(delivery, handler, logs.HANDLER_FAILED, error=full_name(type(error)))
+        return error
+
+    # Records
+
+    def log_activity(self, *args: Any) -> None:
+        """Write a record of what the bus did. The bus passes the name of the event and a mapping of its fields."""
+        if self._activity is not None:
+            *texts, fields = args if isinstance(args[-1], Mapping) else (*args, {})
+            logs.guarded(self._activity, *texts, **fields)
+
+    def log_error(self, msg: str, exc: Exception | None = None, **kwargs: Any) -> None:
+        """Write a record of a failure, with ``exc`` as data: no locals, nothing that is private in the message."""
+        if self._errors is not None:
+            if exc is not None:
+                private = private_values(self._in_hand.message) if self._in_hand else []
+                kwargs["exception"] = logs.describe(exc, private)
+            logs.guarded(self._errors, msg, **kwargs)
+
+    def _log_handler(self, delivery: Delivery, handler: Handler, event: str, **end: Any) -> None:
+        fields = {**delivery.ids(), "handler": handler.name, "attempt": delivery.attempt, **end}
+        logs.guarded(self.log_activity, event, fields)
+
+    def _log_message(self, delivery: Delivery) -> None:
+        """Write the one record of a message that did not fail."""
+        event = logs.COMMAND_HANDLED if isinstance(delivery.message, Command) else logs.EVENT_HANDLED
+        if len(delivery.done) < len(delivery.plan.handlers):
+            event = logs.MESSAGE_SKIPPED
+        elif not delivery.plan.handlers:
+            event = logs.EVENT_UNHANDLED
+        fields = self._fields(delivery, delivery.done)
+        if self._is_verbose:
+            fields["message"] = logs.shown(delivery.message)
+        logs.guarded(self.log_activity, event, fields)
+
+    def _log_failure(self, exc: Exception) -> None:
+        fields = self._fields(self._in_hand, self._in_hand.left()) if self._in_hand else {}
+        logs.guarded(self.log_error, logs.MESSAGE_FAILED, exc, **fields)
+
+    def _fields(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[str, Any]:
+        return {
+            "message_type": delivery.type,
+            **delivery.ids(),
+            "handlers": [handler.name for handler in handlers],
+            "duration_ms": round((perf_counter() - delivery.started) * 1000, 3) if self._is_logged else None,
+            "emitted": delivery.emitted,
+        }

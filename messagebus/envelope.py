@@ -26,7 +26,7 @@ def new_id() -> str:
 
 
 class Identity:
-    """Who a message is to those that refer to it. The id is made when it is first read, and is then the same for all."""
+    """Who a message is to those that refer to it; the id is made when it is first read."""
 
     __slots__ = ("_id", "message_class")
 
@@ -147,9 +147,9 @@ _Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True):
-    """The attributes of a CloudEvent beside type and data, as they come in; names and types as the standard has them."""
+    """The attributes of a CloudEvent that comes in, beside type and data; names and types are the standard's."""
 
-    __pydantic_extra__: dict[Annotated[str, StringConstraints(pattern="^[a-z0-9]{1,64}$")], str | bool | int]
+    __pydantic_extra__: dict[Annotated[str, StringConstraints(pattern="^[a-z0-9]{1,64}$")], str | bool | int | None]
     specversion: Literal["1.0"]
     id: _Id
     source: _Id
@@ -167,5 +167,5 @@ class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True):
             correlation_id=self.correlationid,
             causation_id=self.causationid,
             time=self.time,
-            headers={"source": self.source, **{name: str(value) for name, value in extra.items()}},
+            headers={"source": self.source, **{name: str(value) for name, value in extra.items() if value is not None}},
         )

@@ -154,7 +154,8 @@ class InvalidMessageError(MessageBusError, ValueError):
     def __str__(self) -> str:
         listed = "; ".join(f"{path}: {why}" if path else why for path, why in self.problems)
         more = f"; and {self.count - len(self.problems):,} more" if self.count > len(self.problems) else ""
-        return f"Cannot read {self.message_type or 'a message'}: {listed}{more}.{self.hint and ' ' + self.hint}"
+        end = "" if (listed + more).endswith("?") else "."
+        return f"Cannot read {self.message_type or 'a message'}: {listed}{more}{end}{self.hint and ' ' + self.hint}"
 
 
 class MessageTooLargeError(InvalidMessageError):

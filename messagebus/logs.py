@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal
@@ -126,10 +127,8 @@ def guarded(write: Write, *args: Any, **kwargs: Any) -> None:
         write(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - whatever a sink, a processor or an override raises
         text = f"A log record could not be written ({type(error).__name__}); the message's outcome stands."
-        try:
+        with suppress(RuntimeWarning):
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning:
-            pass
 
 
 # Tracebacks as data

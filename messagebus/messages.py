@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema, to_json as dump_json
+from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+from pydantic_core import to_json as dump_json
 
 from messagebus.errors import MessageClassError, UnwritableMessageError, near_misses
 
@@ -50,14 +51,14 @@ def _as_base_init(function: Callable[..., None]) -> Callable[..., None]:
 
 _MODELS = frozenset({"model", "dataclass", "typed-dict", "definitions", "definition-ref"})
 _SKIPPED = frozenset({"serialization", "metadata", "default", "config"})
+_Part = tuple[str, Any, bool]
 _JSON_FORM = {"json-or-python": "json_schema", "lax-or-strict": "lax_schema"}
 
 
-def _schemas(node: Any, field: str = "", *, own: bool = False, written: bool = False) -> Iterator[tuple[str, Any, bool]]:
+def _schemas(node: Any, field: str = "", *, own: bool = False, written: bool = False) -> "Iterator[_Part]":
     """Yield each schema within a schema, with its field, and whether a serialiser takes care of its JSON.
 
-    Args:
-        own: leave out models within the model: pydantic validates them by a schema of their own.
+    ``own`` leaves out models within the model: pydantic validates them by schemas of their own.
     """
     if isinstance(node, list | tuple):
         for part in node:
@@ -65,15 +66,12 @@ def _schemas(node: Any, field: str = "", *, own: bool = False, written: bool = F
     elif isinstance(node, dict) and not (own and field and node.get("type") in _MODELS):
         written = written or "serialization" in node
         yield field, node, written
+        yield from ((field, node[key], written) for key in ("serialization",) if key in node)
         form = _JSON_FORM.get(node.get("type", ""))
         for key, part in node.items():
-            if key in {"fields", "choices"} and isinstance(part, dict):
-                for name, inner in part.items():
-                    yield from _schemas(inner, field or str(name), own=own, written=written)
-            elif key == "serialization":
-                yield field, part, written
-            elif key not in _SKIPPED and form in {None, key}:
-                yield from _schemas(part, field, own=own, written=written)
+            named = part.items() if key in {"fields", "choices"} and isinstance(part, dict) else [("", part)]
+            for name, inner in named if key not in _SKIPPED and form in {None, key} else ():
+                yield from _schemas(inner, field or str(name), own=own, written=written)
 
 
 def _bound(node: dict[str, Any]) -> None:
@@ -112,7 +110,9 @@ class Message(BaseModel):
         super().__init_subclass__(**config)
         if name is not None and not _WIRE_NAME.fullmatch(name):
             remedy = "Use at most 200 letters, digits, dots, dashes, slashes, colons and underscores."
-            raise MessageClassError(f"name {full_name(cls)}", "its wire name is nothing that every engine takes", remedy)
+            raise MessageClassError(
+                f"name {full_name(cls)}", "its wire name is nothing that every engine takes", remedy
+            )
         cls.__wire_name__ = name or cls.__name__
         cls.__shape__ = None
 
@@ -240,7 +240,7 @@ def _culprit(message: Message) -> tuple[str, str]:
 class Shape:
     """What is known of a message class by the types of its fields alone."""
 
-    words: frozenset[str]  # Names of fields, aliases and types: what an error about a payload may repeat of it.
+    words: frozenset[str]  # Names of fields and aliases: what an error about a payload may repeat of it.
     is_exact: bool  # Every value reads back equal from its JSON, so that nothing is tried when it is written.
     has_private: bool
     secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
@@ -248,8 +248,10 @@ class Shape:
 
 
 # Values of these always read back equal.
-_EXACT = frozenset("""model model-fields model-field default nullable literal str int float bool none bytes uuid date
-    list tuple set frozenset dict""".split())
+_CONTAINERS = {"list", "tuple", "set", "frozenset"}
+_EXACT = {"model", "model-fields", "model-field", "default", "nullable", "literal", "dict", *_CONTAINERS} | {
+    "str", "int", "float", "bool", "none", "bytes", "uuid", "date"
+}  # fmt: skip
 _EXACT_CONFIG = ("allow_inf_nan", "validate_default", "ser_json_bytes", "val_json_bytes")
 _NOT_EXACT = frozenset({"serialization", "serialization_exclude", "post_init"})
 _UNWRITABLE = frozenset({"is-instance", "is-subclass", "callable", "generator"})
@@ -265,7 +267,10 @@ def shape_of(cls: type[Message]) -> Shape:
         try:
             cls.model_rebuild()
         except PydanticUndefinedAnnotation as error:
-            why, remedy = f"its annotation {error.name!r} is not defined", "Define or import that name beside the class."
+            why, remedy = (
+                f"its annotation {error.name!r} is not defined",
+                "Define or import that name beside the class.",
+            )
             raise MessageClassError(f"use {full_name(cls)}", why, remedy) from None
         found = list(_schemas(cls.__pydantic_core_schema__))
         config, own = Message.model_config, cls.model_config
@@ -277,13 +282,16 @@ def shape_of(cls: type[Message]) -> Shape:
             and not cls.__private_attributes__,
             has_private=any(node.get("function") is _write_private for _, node, _ in found),
             secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
-            unwritable_fields=frozenset(f for f, node, written in found if not written and node.get("type") in _UNWRITABLE),
+            unwritable_fields=frozenset(
+                f for f, node, written in found if not written and node.get("type") in _UNWRITABLE
+            ),
         )
     return cls.__shape__
 
 
 def _words(node: dict[str, Any]) -> Iterator[str]:
-    yield from (node[key] for key in ("type", "validation_alias", "model_name") if isinstance(node.get(key), str))
+    if isinstance(node.get("validation_alias"), str):
+        yield node["validation_alias"]
     for key in ("fields", "choices"):
         yield from map(str, node[key] if isinstance(node.get(key), dict) else ())
 
