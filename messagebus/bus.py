@@ -58,7 +58,9 @@ class MessageBus(Run):
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
         finally:
-            self._close(outer)
+            CURRENT.set(outer)
+            if self._tokens is not None:
+                self._close()
         return self.return_messages
 
     def message_dispatcher(self, message: Message) -> None:
@@ -127,7 +129,9 @@ class AsyncMessageBus(Run):
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
         finally:
-            self._close(outer)
+            CURRENT.set(outer)
+            if self._tokens is not None:
+                self._close()
         return self.return_messages
 
     async def message_dispatcher(self, message: Message) -> None:

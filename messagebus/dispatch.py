@@ -223,7 +223,7 @@ class Run:
         messages: list[Message] = []
         if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping | BaseModel):
             messages = list(islice(result, self.max_messages + 1))
-            wrong = [item for item in messages if not isinstance(item, Message)]
+            wrong = [item for item in messages if type(item) not in self._snapshot and not isinstance(item, Message)]
         if wrong:
             kind = wrong[0] if isinstance(wrong[0], type) else type(wrong[0])
             what = f"the class {full_name(kind)} itself" if kind is wrong[0] else f"an object of type {full_name(kind)}"
@@ -246,12 +246,10 @@ class Run:
         self._tokens = self._tokens or tokens
         delivery.started = perf_counter()
 
-    def _close(self, outer: Envelope | None) -> None:
-        CURRENT.set(outer)
-        if self._tokens is not None:
-            with suppress(ValueError):  # A coroutine that is closed in another context has nothing to take back there.
-                reset_contextvars(**self._tokens)
-            self._tokens = None
+    def _close(self) -> None:
+        with suppress(ValueError):  # A coroutine that is closed in another context has nothing to take back there.
+            reset_contextvars(**self._tokens or {})
+        self._tokens = None
 
     def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:
         """Note on a handler's own exception where it was raised, and return it."""
@@ -287,7 +285,7 @@ class Run:
 
     def _log_message(self, delivery: Delivery) -> None:
         """Write the one record of a message that did not fail."""
-        event = logs.COMMAND_HANDLED if isinstance(delivery.message, Command) else logs.EVENT_HANDLED
+        event = logs.COMMAND_HANDLED if delivery.plan.is_command else logs.EVENT_HANDLED
         if len(delivery.done) < len(delivery.plan.handlers):
             event = logs.MESSAGE_SKIPPED
         elif not delivery.plan.handlers:

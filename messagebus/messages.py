@@ -190,10 +190,15 @@ def to_json(messages: Message | Iterable[Message]) -> bytes:
     Raises:
         UnwritableMessageError: If a value has no JSON, or would come back changed, as a ``SecretStr`` would.
     """
-    several = [messages] if isinstance(messages, Message) else list(messages)
+    # To ask a list whether it is a Message takes longer than to write one.
+    several: list[Message] = []
+    if isinstance(messages, list) or not isinstance(messages, Message):
+        several.extend(messages)
+    else:
+        several.append(messages)
     try:
         wire = [_wire(message) for message in several]
-        return dump_json(wire[0] if isinstance(messages, Message) else wire)
+        return dump_json(wire[0] if several and several[0] is messages else wire)
     except PydanticSerializationError:
         for message in several:
             _prove(message)

@@ -1,37 +1,29 @@
 """The registry: message class → handlers, wire name → message class; and the door, where payloads become messages."""
 
 import inspect
-import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 from os.path import relpath
 from threading import RLock
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from pydantic_core import SchemaValidator, core_schema, from_json
-
-from messagebus.envelope import CloudEvent, Envelope
+from messagebus.door import MAX_BYTES, Door, check_again
+from messagebus.envelope import Envelope
 from messagebus.errors import (
     DuplicateHandlerError,
     DuplicateNameError,
     HandlerError,
-    InvalidMessageError,
     MessageClassError,
-    MessageTooLargeError,
     NoHandlerError,
     NotAMessageError,
-    UnknownMessageError,
     near_misses,
 )
 from messagebus.messages import Command, Event, Message, ReturnMessage, full_name, shape_of, wire_name
 
 __all__ = ["DEFAULT_REGISTRY", "MAX_BYTES", "Handler", "Plan", "Registry", "Snapshot", "handles"]
-
-MAX_BYTES = 1_048_576
 
 Emitted = Message | Iterable[Message] | None
 M = TypeVar("M", bound=Message)
@@ -61,6 +53,7 @@ class Plan:
     """What the bus does with messages of one class."""
 
     handlers: tuple[Handler, ...]
+    is_command: bool
     is_return: bool
     has_async: bool
     check: Callable[[Message], None] | None
@@ -85,11 +78,12 @@ class Snapshot(dict[type, Plan]):
             for handler in self.handlers.get(base, ())
             if base is cls or handler.takes_subclasses
         ]
-        check = _revalidate if cls.model_config.get("revalidate_instances") == "always" else None
+        check = check_again if cls.model_config.get("revalidate_instances") == "always" else None
         if not found and (issubclass(cls, Command) or (self.strict and issubclass(cls, Event))):
             check = self._refuse
         plan = self[cls] = Plan(
             handlers=tuple(sorted(found, key=lambda handler: handler.order)),
+            is_command=issubclass(cls, Command),
             is_return=issubclass(cls, ReturnMessage),
             has_async=any(handler.is_async for handler in found),
             check=check,
@@ -105,29 +99,9 @@ class Snapshot(dict[type, Plan]):
         raise NoHandlerError(full_name(type(message)), tuple(near[:3]))
 
     @cached_property
-    def door(self) -> SchemaValidator:
-        """One validator for ``{"type": ..., "data": ...}``: it parses and picks the class in one pass."""
-        attribute = core_schema.typed_dict_field(core_schema.any_schema())
-        choices: dict[Any, core_schema.CoreSchema] = {}
-        definitions: dict[str, core_schema.CoreSchema] = {}
-        for name, cls in self.names.items():
-            schema: Any = cls.__pydantic_core_schema__
-            if schema["type"] == "definitions":
-                definitions.update((inner["ref"], inner) for inner in schema["definitions"])
-                schema = schema["schema"]
-            data = core_schema.typed_dict_field(
-                core_schema.with_default_schema(schema, default={}, validate_default=True)
-            )
-            choices[name] = core_schema.typed_dict_schema({"type": attribute, "data": data}, extra_behavior="allow")
-        union = core_schema.tagged_union_schema(choices, "type")
-        return SchemaValidator(core_schema.definitions_schema(union, list(definitions.values())))
-
-
-def _revalidate(message: Message) -> None:
-    try:
-        type(message).__pydantic_validator__.validate_python(message)
-    except ValidationError as error:
-        raise _field_errors(error, full_name(type(message)), shape_of(type(message)).words, skip=0) from None
+    def door(self) -> Door:
+        """Where payloads of the known types become messages."""
+        return Door(self.names)
 
 
 class Registry:
@@ -251,7 +225,7 @@ class Registry:
         Raises:
             InvalidMessageError: If it does not fit; the error holds no value of it.
         """
-        return self._read(self.snapshot.door.validate_python, dict(mapping))[0]
+        return self.snapshot.door.read(mapping)[0]
 
     def validate_json(self, payload: bytes | str, *, max_bytes: int = MAX_BYTES) -> Message:
         """Make a message of JSON, as `validate` does. Only registered classes can come out.
@@ -261,104 +235,11 @@ class Registry:
             UnknownMessageError: If its type is not registered.
             InvalidMessageError: If it does not fit in any other way.
         """
-        return self.read_json(payload, max_bytes=max_bytes)[0]
+        return self.snapshot.door.read_json(payload, max_bytes)[0]
 
     def read_json(self, payload: bytes | str, *, max_bytes: int = MAX_BYTES) -> tuple[Message, Envelope | None]:
         """Do as `validate_json`, and return the envelope too if the payload is a CloudEvent."""
-        # Text is measured before it is copied: each character is at least a byte.
-        data = (
-            payload.encode(errors="surrogatepass")
-            if isinstance(payload, str) and len(payload) <= max_bytes
-            else payload
-        )
-        if len(data) > max_bytes or isinstance(data, str):
-            raise MessageTooLargeError(len(data), max_bytes)
-        if _NINETEEN in data.translate(_DIGITS):
-            _refuse_long_integers(data)
-        return self._read(self.snapshot.door.validate_json, data)
-
-    def _read(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
-        try:
-            wire = validate(payload)
-        except ValidationError as error:
-            raise _refusal(error, self.snapshot.names) from None
-        message: Message = wire["data"]
-        if wire.keys() <= _TYPE_AND_DATA:
-            return message, None
-        attributes = {name: value for name, value in wire.items() if name not in _TYPE_AND_DATA}
-        if "specversion" not in wire:
-            why = f"it has {len(attributes):,} attributes beside type and data, and no specversion"
-            raise InvalidMessageError("", (("", why),), hint=_WIRE_FORM)
-        try:
-            return message, CloudEvent.model_validate(attributes).envelope(message)
-        except ValidationError as error:
-            raise _field_errors(error, "a CloudEvent", frozenset(CloudEvent.model_fields), skip=0) from None
-
-
-# What is wrong with a payload, without its values
-
-# The shortest integer beyond 64 bits has nineteen digits.
-_NINETEEN = b"0" * 19
-_DIGITS = bytes.maketrans(b"123456789", b"000000000")
-_SAFE_TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
-_TYPE_AND_DATA = {"type", "data"}
-_MAX_LISTED = 20
-# Of more errors than these not even the first are listed: to build the list takes longer than to parse the payload.
-_MAX_COUNTED = 200
-_KNOWN_REASONS = frozenset(get_args(core_schema.ErrorType))
-_WIRE_FORM = 'The wire form is {"type": ..., "data": {...}}, or a CloudEvent 1.0.'
-
-
-def _refuse_long_integers(payload: bytes) -> None:
-    """Raise if an integer in the payload needs more than 64 bits, wherever it stands."""
-    todo = []
-    with suppress(ValueError):  # What is no JSON is refused in a moment.
-        todo.append(from_json(payload))
-    while todo:
-        value = todo.pop()
-        if isinstance(value, dict | list):
-            todo += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidMessageError("", (("", "it has an integer beyond 64 bits"),), hint="Send it as a string.")
-
-
-def _refusal(error: ValidationError, names: Mapping[str, type[Message]]) -> InvalidMessageError:
-    """Say what pydantic found in a payload, in paths and reasons that repeat nothing of it."""
-    if error.error_count() > _MAX_COUNTED:
-        return InvalidMessageError("", (("", f"it has {error.error_count():,} wrong or unknown fields and items"),))
-    match error.errors(include_url=False, include_input=False)[0]:
-        case {"type": "union_tag_invalid", "loc": (), "ctx": {"tag": str(tag)}}:
-            shown = f"'{tag}'" if _SAFE_TYPE.fullmatch(tag) else f"of {len(tag):,} characters"
-            return UnknownMessageError(shown, near_misses(tag[:100], names))
-        case {"type": str(kind), "loc": (), "msg": str(why)}:
-            why = {"union_tag_not_found": "it has no 'type'", "dict_type": "it is no JSON object"}.get(kind, why)
-            return InvalidMessageError("", (("", why),), hint=_WIRE_FORM)
-        case {"loc": (tag, *_)}:
-            cls = names[str(tag)]
-    return _field_errors(error, full_name(cls), shape_of(cls).words, skip=2)
-
-
-def _field_errors(error: ValidationError, what: str, words: frozenset[str], skip: int) -> InvalidMessageError:
-    errors = error.errors(include_url=False, include_input=False)
-    problems = tuple(_problem(one, words, skip) for one in errors[:_MAX_LISTED])
-    return InvalidMessageError(what, problems, len(errors))
-
-
-def _problem(one: Mapping[str, Any], words: frozenset[str], skip: int) -> tuple[str, str]:
-    *_, last = loc = one["loc"][skip:] or ("",)
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" if part in words else ".*" for part in loc)
-    why = one["msg"]
-    if one["type"] == "extra_forbidden":
-        path, why = path.rpartition(".")[0], "it has a field that the class does not have"
-        for near in near_misses(str(last), words, limit=1):
-            why = f"it has no field '{last}'. Did you mean '{near}'?"
-    elif one["type"] not in _KNOWN_REASONS:
-        why = "Refused by a validator of the class"
-    elif one["type"] == "union_tag_invalid":
-        why = "Its tag is none of the expected ones"
-    elif "error" in one.get("ctx", ()):  # The rest may quote the value.
-        why = why.partition(",")[0]
-    return path.removeprefix(".")[:80], why[:120]
+        return self.snapshot.door.read_json(payload, max_bytes)
 
 
 # Looking at callables and classes
