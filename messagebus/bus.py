@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 from messagebus import logs
 from messagebus.dispatch import Delivery, Initial, LogLevel, Run
 from messagebus.envelope import CURRENT
-from messagebus.errors import AsyncHandlerError
 from messagebus.messages import Message, ReturnMessage, full_name, to_json
 from messagebus.registry import DEFAULT_REGISTRY, MAX_BYTES, Handler, Registry
 
@@ -74,10 +73,7 @@ class MessageBus(Run):
         Raises:
             Exception: What a handler raised, when all have run; an ExceptionGroup if several failed.
         """
-        delivery = self._take(message)
-        if delivery.plan.has_async:
-            handler = next(handler for handler in delivery.plan.handlers if handler.is_async)
-            raise AsyncHandlerError(full_name(type(message)), str(handler))
+        delivery = self._take(message, takes_async=False)
         failures: list[Exception] = []
         done = [*delivery.done]
         try:
@@ -145,7 +141,7 @@ class AsyncMessageBus(Run):
         Raises:
             Exception: What a handler raised, when all have run; an ExceptionGroup if several failed.
         """
-        delivery = self._take(message)
+        delivery = self._take(message, takes_async=True)
         handlers = delivery.left()
         tasks = await self._together(delivery, handlers) if self.concurrent and len(handlers) > 1 else []
         failures: list[Exception] = []

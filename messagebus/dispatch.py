@@ -26,6 +26,7 @@ ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
 # For so many messages before the limit their types are noted, to name those that repeat.
 _WATCHED = 1_000
 _NO_HEADERS: Mapping[str, str] = {}
+_TRACING = ("traceparent", "tracestate")
 
 
 class Delivery(Envelope):
@@ -45,7 +46,7 @@ class Delivery(Envelope):
         else:
             self.cause = parent.identify()
             self.correlation = parent.correlation or self.cause
-            self.headers = parent.headers
+            self.headers = _traced(parent.headers) if parent.headers else _NO_HEADERS
         self.attempt = self.emitted = 0
         self.is_settled = False
         self.started = 0.0
@@ -54,7 +55,7 @@ class Delivery(Envelope):
     def adopt(self, envelope: Envelope) -> None:
         """Take over what is known of the message from outside."""
         self.identity, self.cause, self.correlation = envelope.identity, envelope.cause, envelope.correlation
-        self.headers, self.attempt, self._time = envelope.headers, envelope.attempt - 1, envelope.time
+        self.headers, self.attempt, self._time = envelope.headers, envelope.attempt - 1, envelope._time
 
     def left(self) -> Sequence[Handler]:
         """Return the handlers that have not succeeded yet, in the order of registration."""
@@ -62,6 +63,11 @@ class Delivery(Envelope):
 
     def ids(self) -> dict[str, str | None]:
         return {"message_id": self.id, "correlation_id": self.correlation_id, "causation_id": self.causation_id}
+
+
+def _traced(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what a follow-up takes over: other attributes, such as the source, tell of the one message alone."""
+    return {name: headers[name] for name in _TRACING if name in headers}
 
 
 class Run:
@@ -182,16 +188,18 @@ class Run:
         delivery.failure = delivery.failure or error
         return error
 
-    def _take(self, message: Message) -> Delivery:
-        """Return the delivery in hand, if it is of this message, and the message can be dispatched."""
+    def _take(self, message: Message, *, takes_async: bool) -> Delivery:
+        """Return the delivery in hand, if it is of this message and the message can be dispatched."""
         delivery = self._in_hand
         if delivery is None or delivery.message is not message or delivery.is_settled:
             why = f"this {full_name(type(message))} is not the message in hand"
             remedy = "Call dispatch_message in message_dispatcher, with its message; elsewhere use handle_message."
             raise DispatchError("dispatch", why, remedy)
         delivery.attempt += 1
-        if delivery.plan.check is not None:
+        if not delivery.plan.is_plain:
             delivery.plan.check(message)
+            if delivery.plan.async_handler is not None and not takes_async:
+                raise AsyncHandlerError(full_name(type(message)), str(delivery.plan.async_handler))
         return delivery
 
     def _release(self, delivery: Delivery, handler: Handler, result: object) -> None:

@@ -1,10 +1,10 @@
 """What travels with a message and is no part of it: ids, time, headers; and CloudEvents, the envelope on the wire."""
 
+import os
 import random
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from os import register_at_fork
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
@@ -17,7 +17,8 @@ __all__ = ["Envelope", "Identity", "current_envelope", "new_id"]
 
 # Ids have to be unique, not secret. With a generator of our own an application that seeds `random` repeats none.
 _random = random.Random()  # noqa: S311
-register_at_fork(after_in_child=_random.seed)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:

@@ -31,11 +31,12 @@ from difflib import get_close_matches
 # A misspelt word is about as long as the right one. What is further away is not shown: it may be a secret in a key.
 _CUTOFF = 0.7
 _SLACK = 3
+_MAX_COMPARED = 500
 
 
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """Return the known words that somebody who wrote ``word`` may have meant, the nearest first."""
-    candidates = [name for name in known if abs(len(name) - len(word)) <= _SLACK]
+    candidates = [name for name in known if abs(len(name) - len(word)) <= _SLACK][:_MAX_COMPARED]
     return tuple(get_close_matches(word, candidates, n=limit, cutoff=_CUTOFF))
 
 
@@ -168,13 +169,17 @@ class MessageTooLargeError(InvalidMessageError):
 
 
 class UnknownMessageError(InvalidMessageError):
-    """A payload names a type that the registry does not know. Nothing was imported, or looked up elsewhere."""
+    """A payload names a type that the registry does not know. Nothing was imported, or looked up elsewhere.
+
+    ``message_type`` is that name, or empty if it is nothing that a class could have for its wire name.
+    """
 
     def __init__(self, message_type: str, near: tuple[str, ...] = ()) -> None:
+        name = f"the wire name '{message_type}'" if message_type else "such a wire name"
         remedy = "Register its class with @handles(...) or registry.register(...), in a module that is imported."
-        problems = (("", f"no message class with the wire name {message_type} is registered"),)
-        super().__init__("", problems, hint=_question(near).strip() + " " * bool(near) + remedy)
-        self.message_type, self.near = message_type, near
+        problems = (("", f"no message class with {name} is registered"),)
+        super().__init__(message_type, problems, hint=f"{_question(near)} {remedy}".strip())
+        self.near = near
 
     def __str__(self) -> str:
         return f"Cannot read a message: {self.problems[0][1]}. {self.hint}"

@@ -140,7 +140,10 @@ _transform = ExceptionDictTransformer(show_locals=False, max_frames=20)
 
 def describe(error: Exception, private: list[str]) -> list[dict[str, Any]]:
     """Return an exception with its causes as data: no locals, bounded, and without the private texts."""
-    chain = _transform((type(error), error, error.__traceback__))[:_MAX_CHAIN]
+    try:
+        chain: Any = _transform((type(error), error, error.__traceback__))[:_MAX_CHAIN]
+    except Exception:  # noqa: BLE001 - an exception class of the user's may break anything that looks at it
+        chain = [{"exc_type": type(error).__name__, "exc_value": "<cannot be shown>"}]
     described: list[dict[str, Any]] = _cleaned(chain, private)
     return described
 

@@ -4,11 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+from pydantic_core import CoreSchema, PydanticSerializationError, core_schema, from_json
 from pydantic_core import to_json as dump_json
 
 from messagebus.errors import MessageClassError, UnwritableMessageError, near_misses
@@ -17,6 +18,7 @@ __all__ = ["Command", "Event", "Message", "Private", "ReturnMessage", "to_json",
 
 MASK: Final = "**********"
 HIDDEN: Final = object()  # The serialisation context under which private fields are masked.
+_INT64 = 2**63
 _WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,199}")
 
 
@@ -80,8 +82,8 @@ def _bound(node: dict[str, Any]) -> None:
     Chosen integers beyond 64 bits make a set or a dict quadratic, and 300,000 bad items make 130 MB of errors.
     """
     if node.get("type") == "int":
-        node.setdefault("lt" if "lt" in node else "le", 2**63 - 1)
-        node.setdefault("gt" if "gt" in node else "ge", -(2**63))
+        node.setdefault("lt" if "lt" in node else "le", _INT64 - 1)
+        node.setdefault("gt" if "gt" in node else "ge", -_INT64)
     elif node.get("type") in {"list", "tuple", "set", "frozenset"}:
         node["fail_fast"] = True
 
@@ -215,9 +217,44 @@ def _wire(message: Message) -> dict[str, Any]:
 def _prove(message: Message) -> None:
     cls = type(message)
     with suppress(Exception):  # Serialisers, validators and __eq__ may be the user's; _culprit says what failed.
-        if cls.__pydantic_validator__.validate_json(dump_json(message)) == message:
+        data = dump_json(message)
+        if find_unfit(b"[%b]" % data) is None and cls.__pydantic_validator__.validate_json(data) == message:
             return
     raise UnwritableMessageError(full_name(cls), *_culprit(message)) from None
+
+
+# The shortest integer beyond 64 bits has nineteen digits; a float that overflows has an exponent of three.
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_SUSPECT = (b"0" * 19, b"e000", b"e+000")
+_MAX_DEPTH = 190
+
+
+def find_unfit(payload: bytes) -> str | None:
+    """Return what in some JSON no message may hold, wherever it stands; None if there is nothing, or it is no JSON."""
+    shapes = payload.translate(_DIGITS)
+    is_odd = any(part in shapes for part in _SUSPECT) or b"NaN" in payload or b"Infinity" in payload
+    if not is_odd and payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH:
+        return None
+    try:
+        return find_unfit_value(from_json(payload))
+    except ValueError:
+        return None
+
+
+def find_unfit_value(value: object) -> str | None:
+    """Do as `find_unfit` with Python values."""
+    todo = [(value, 1)]
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, dict | list | tuple):
+            if depth > _MAX_DEPTH:
+                return f"is nested deeper than {_MAX_DEPTH} levels"
+            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            return "has an integer beyond 64 bits"
+        elif isinstance(value, float) and not isfinite(value):
+            return "has a number that is not finite"
+    return None
 
 
 def _culprit(message: Message) -> tuple[str, str]:
@@ -227,9 +264,11 @@ def _culprit(message: Message) -> tuple[str, str]:
         if name in shape_of(cls).secret_fields:
             return name, f"is of a secret type, which JSON shows as '{MASK}' and cannot bring back"
         try:
-            cls.__pydantic_serializer__.to_json(message, include={name})
+            unfit = find_unfit(b"[%b]" % cls.__pydantic_serializer__.to_json(message, include={name}))
         except Exception:  # noqa: BLE001 - as above
-            return name, "has a value that JSON cannot hold"
+            unfit = "has a value that JSON cannot hold"
+        if unfit is not None:
+            return name, unfit
     try:
         back = cls.__pydantic_validator__.validate_json(dump_json(message))
     except ValidationError as error:

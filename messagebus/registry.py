@@ -55,9 +55,11 @@ class Plan:
     handlers: tuple[Handler, ...]
     is_command: bool
     is_return: bool
-    has_async: bool
-    check: Callable[[Message], None] | None
-    """Called before the handlers; raises if the message cannot be dispatched."""
+    is_plain: bool
+    """There is nothing to look at before the handlers are called: neither of the two below."""
+    check: Callable[[Message], None]
+    """Raises if a message cannot be dispatched."""
+    async_handler: Handler | None
 
 
 class Snapshot(dict[type, Plan]):
@@ -70,7 +72,7 @@ class Snapshot(dict[type, Plan]):
         self.handlers, self.names, self.strict = handlers, names, strict
 
     def __missing__(self, cls: type) -> Plan:
-        if not issubclass(cls, Message):
+        if not issubclass(cls, Command | Event | ReturnMessage):
             raise NotAMessageError(full_name(cls))
         found = [
             handler
@@ -78,15 +80,17 @@ class Snapshot(dict[type, Plan]):
             for handler in self.handlers.get(base, ())
             if base is cls or handler.takes_subclasses
         ]
-        check = check_again if cls.model_config.get("revalidate_instances") == "always" else None
+        check = check_again if cls.model_config.get("revalidate_instances") == "always" else _pass
         if not found and (issubclass(cls, Command) or (self.strict and issubclass(cls, Event))):
             check = self._refuse
+        async_handler = next((handler for handler in found if handler.is_async), None)
         plan = self[cls] = Plan(
             handlers=tuple(sorted(found, key=lambda handler: handler.order)),
             is_command=issubclass(cls, Command),
             is_return=issubclass(cls, ReturnMessage),
-            has_async=any(handler.is_async for handler in found),
+            is_plain=check is _pass and async_handler is None,
             check=check,
+            async_handler=async_handler,
         )
         return plan
 
@@ -102,6 +106,10 @@ class Snapshot(dict[type, Plan]):
     def door(self) -> Door:
         """Where payloads of the known types become messages."""
         return Door(self.names)
+
+
+def _pass(message: Message) -> None:
+    """Let any message be dispatched."""
 
 
 class Registry:
@@ -247,7 +255,7 @@ class Registry:
 
 def _check_class(cls: Any, *, has_handler: bool, subclasses: bool) -> None:
     what = f"register {full_name(cls) if isinstance(cls, type) else repr(type(cls).__name__)}"
-    if not isinstance(cls, type) or not issubclass(cls, Message):
+    if not isinstance(cls, type) or not issubclass(cls, Command | Event | ReturnMessage):
         why, remedy = "it is no message class", "Derive it from Command, Event or ReturnMessage."
     elif has_handler and issubclass(cls, ReturnMessage):
         why, remedy = "a return message has no handler; it goes to whoever started the run", "Make it an Event."

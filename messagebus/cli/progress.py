@@ -1,0 +1,86 @@
+"""The progress line on a terminal, and the stream that keeps it and what else is written there apart."""
+
+import io
+import os
+from time import perf_counter
+from typing import Any
+
+from messagebus.errors import MessageTooLargeError
+
+__all__ = ["Progress"]
+
+_INTERVAL = 0.1  # Seconds between two pictures.
+_MEGABYTE = 1_000_000
+
+
+class Progress(io.RawIOBase):
+    """The last line of a terminal: how many lines and bytes are done, and how fast.
+
+    It is a stream too: what is written to it appears above the progress line.
+    """
+
+    name = "<stderr>"
+
+    def __init__(self, terminal: int, total: int) -> None:
+        super().__init__()
+        self._terminal, self._total = terminal, total
+        self._lines = self._bytes = self._width = 0
+        self._started = perf_counter()
+        self._due = 0.0
+        self._is_finished = False
+
+    def advance(self, line: bytes | MessageTooLargeError) -> None:
+        """Count one more line; show it if the last picture is old enough."""
+        self._lines += 1
+        self._bytes += (len(line) if isinstance(line, bytes) else line.size) + 1
+        if perf_counter() >= self._due:
+            self._put(self._clear() + self._draw())
+
+    def clear(self) -> None:
+        """Take the progress line away until the next picture, for somebody else who writes to the same terminal."""
+        self._put(self._clear())
+        self._due = 0.0
+
+    def finish(self) -> None:
+        """Leave the last picture standing; what is written later appears below it."""
+        self._put(self._clear() + self._draw() + b"\n")
+        self._width, self._is_finished = 0, True
+
+    # What a stream has
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._terminal
+
+    def write(self, data: Any, /) -> int:
+        """Write above the progress line, in one piece with clearing and drawing it."""
+        text = bytes(data)
+        self._put(self._clear() + text + (self._draw() if text.endswith(b"\n") else b""))
+        return len(text)
+
+    def _put(self, text: bytes) -> None:
+        while text:
+            text = text[os.write(self._terminal, text) :]
+
+    def _clear(self) -> bytes:
+        # Spaces, not an escape sequence: every terminal knows them.
+        width, self._width = self._width, 0
+        return b"\r" + b" " * width + b"\r" if width else b""
+
+    def _draw(self) -> bytes:
+        if self._is_finished:
+            return b""
+        now = perf_counter()
+        self._due = now + _INTERVAL
+        done, total = (f"{size / _MEGABYTE:,.1f}" for size in (self._bytes, self._total))
+        share = self._bytes / self._total if self._total else 1
+        rate = self._lines / max(now - self._started, 0.001)
+        text = f"{self._lines:,} lines, {done} of {total} MB ({share:.0%}), {rate:,.0f} lines/s"
+        text = text[: os.get_terminal_size(self._terminal).columns - 1]
+        self._width = len(text)
+        return text.encode()

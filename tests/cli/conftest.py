@@ -1,0 +1,138 @@
+"""What the tests of the command line share: an application in a directory of its own, and processes that run it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import messagebus
+
+ROOT = Path(messagebus.__file__).parents[1]
+SHOP = '''
+from collections.abc import Iterator
+from typing import Annotated
+
+from messagebus import Command, Event, Message, Private, ReturnMessage, handles
+from pydantic import PositiveInt, SecretStr
+
+
+class PlaceOrder(Command):
+    order_id: str
+    quantity: PositiveInt = 1
+
+
+class OrderPlaced(Event, name="shop.order_placed"):
+    order_id: str
+
+
+class Confirmation(ReturnMessage):
+    order_id: str
+
+
+class LogIn(Command):
+    password: SecretStr
+    token: Annotated[str, Private]
+
+
+class BreakDown(Command):
+    order_id: str = ""
+
+
+class Ticket(ReturnMessage):
+    password: SecretStr
+
+
+@handles(PlaceOrder)
+def place_order(command: PlaceOrder) -> Iterator[Message]:
+    yield OrderPlaced(order_id=command.order_id)
+    yield Confirmation(order_id=command.order_id)
+    if command.quantity == 2:
+        yield Confirmation(order_id=command.order_id + " again")
+
+
+@handles(OrderPlaced)
+def count(event: OrderPlaced) -> None:
+    pass
+
+
+@handles(LogIn)
+def log_in(command: LogIn) -> Ticket:
+    if command.token.endswith("refused"):
+        raise PermissionError(command.token, command.password.get_secret_value())
+    return Ticket(password=command.password)
+
+
+@handles(BreakDown)
+def break_down(command: BreakDown) -> None:
+    raise RuntimeError("broken down")
+'''
+
+
+class CommandLine:
+    """``python -m messagebus`` in the directory of an application."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        self.write("shop.py", SHOP)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the application, or of input."""
+        path = self.directory / name
+        path.write_text(dedent(text), encoding="utf-8")
+        return path
+
+    def words(self, *arguments: str) -> list[str]:
+        """Return what starts the command, with every warning an error."""
+        return [sys.executable, "-W", "error", "-m", "messagebus", *arguments]
+
+    def start(self, *arguments: str, **settings: Any) -> "subprocess.Popen[bytes]":
+        """Start the command; all three streams are pipes unless told otherwise."""
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        options: dict[str, Any] = {"cwd": self.directory, "env": self.environment, **streams, **settings}
+        return subprocess.Popen(self.words(*arguments), **options)
+
+    def run(self, *arguments: str, given: bytes | None = b"", **settings: Any) -> "subprocess.CompletedProcess[bytes]":
+        """Run the command to its end, with ``given`` on standard input."""
+        with self.start(*arguments, **settings) as process:
+            try:
+                out, err = process.communicate(given, timeout=120)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> CommandLine:
+    """The command line of an application ``shop``."""
+    return CommandLine(tmp_path)
+
+
+@pytest.fixture
+def json_lines() -> Callable[..., bytes]:
+    """A function that writes messages, ``("PlaceOrder", {"order_id": "o-1"})``, as JSON Lines."""
+
+    def write(*messages: tuple[str, dict[str, Any]]) -> bytes:
+        return b"".join(json.dumps({"type": name, "data": data}).encode() + b"\n" for name, data in messages)
+
+    return write
+
+
+@pytest.fixture
+def records() -> Callable[[bytes], Sequence[dict[str, Any]]]:
+    """A function that reads JSON Lines, and leaves out the time at which a record was written."""
+
+    def read(output: bytes) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in output.splitlines()]
+        for record in found:
+            record.pop("timestamp", None)
+        return found
+
+    return read
