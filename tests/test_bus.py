@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -141,7 +142,7 @@ def test_siblings_of_a_failing_handler_run(bus_class):
     with pytest.raises(OutOfStock):
         run(bus)
 
-    assert calls == ["reserve", "charge", "mail"]
+    assert Counter(["reserve", "charge", "mail"]) == Counter(calls)
     assert [StockReserved(), MailSent()] == bus.pending
     assert [Confirmation(text="reserved")] == bus.return_messages
 
@@ -156,7 +157,7 @@ def test_bus_called_again_goes_on(bus_class):
 
     results = run(bus)
 
-    assert calls == ["reserve", "charge", "mail", "reserved", "mailed"]
+    assert Counter(["reserve", "charge", "mail", "reserved", "mailed"]) == Counter(calls)
     assert [Confirmation(text="reserved"), Confirmation(text="mailed")] == results
     assert [] == bus.pending
 
@@ -169,7 +170,7 @@ def test_run_goes_on_if_the_override_returns(bus_class):
 
     results = run(bus)
 
-    assert calls == ["reserve", "charge", "mail", "reserved", "mailed"]
+    assert Counter(["reserve", "charge", "mail", "reserved", "mailed"]) == Counter(calls)
     assert [Confirmation(text="reserved"), Confirmation(text="mailed")] == results
     assert [] == bus.pending
 
@@ -322,28 +323,31 @@ def test_group_raised_beside_another_failure_is_one_member(bus_class):
 
 @dataclass(frozen=True)
 class Frozen(Exception):
-    code: int
+    """Refuses every attribute."""
+
+    code: int = 7
 
 
-class Slotted(Exception):
+class Refusing(Exception):
     def add_note(self, note):
         raise TypeError("no notes here")
 
 
-class NotesTaken(Exception):
+class Taken(Exception):
     __notes__ = None
 
 
-@pytest.mark.parametrize("error", [Frozen(7), Slotted(), NotesTaken()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", [Frozen, Refusing, Taken])
 @every_bus
-def test_exception_that_refuses_notes_comes_out_all_the_same(bus_class, error):
+def test_exception_that_refuses_notes_comes_out_all_the_same(bus_class, kind):
     """The note is a courtesy; its failure is never the message's failure, nor that of the siblings (L13, L14)."""
     calls = []
+    error = kind()
     registry = Registry()
     registry.register(OrderPlaced, raising(error))
     registry.register(OrderPlaced, calls.append)
 
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(kind) as caught:
         run(bus_class(OrderPlaced(), registry=registry, **QUIET))
 
     assert caught.value is error
@@ -470,7 +474,7 @@ def test_failing_handler_takes_no_context_of_the_bus_along(bus_class):
 # message_dispatcher
 
 
-def trying(bus_class, attempts, before_retry=lambda: None):
+def trying(bus_class, attempts):
     """Return a subclass that retries with tenacity, written as an application would write it."""
     options = {"stop": tenacity.stop_after_attempt(attempts), "wait": tenacity.wait_none(), "reraise": True}
 
@@ -534,7 +538,7 @@ def test_three_attempts_are_three_runs_of_the_failing_handler(bus_class, depth):
     with pytest.raises(OutOfStock) as caught:
         run(bus)
 
-    assert ["descend"] * depth + ["reserve", "charge", "ship", "charge", "charge"] == calls
+    assert Counter(descend=depth, reserve=1, charge=3, ship=1) == Counter(calls)
     assert ([MailSent()], [Confirmation(text="shipped")]) == (bus.pending, bus.return_messages)
     assert [("message.failed", "OrderPlaced")] == [(record["event"], record["message_type"]) for record in records]
     assert 1 == len(caught.value.__notes__)
@@ -551,7 +555,7 @@ def test_retry_that_succeeds_is_no_failure(bus_class, depth):
 
     results = run(bus)
 
-    assert ["descend"] * depth + ["reserve", "charge", "ship", "charge", "charge", "mail"] == calls
+    assert Counter(descend=depth, reserve=1, charge=3, ship=1, mail=1) == Counter(calls)
     assert [Confirmation(text="shipped"), Confirmation(text="charged")] == results
     assert [] == records
 
@@ -662,7 +666,7 @@ def test_dispatcher_that_swallows_lets_the_run_go_on(bus_class):
     calls = []
     results = run(Hiding(OrderPlaced(), registry=three_handlers(calls), **QUIET))
 
-    assert calls == ["reserve", "charge", "mail", "reserved", "mailed"]
+    assert Counter(["reserve", "charge", "mail", "reserved", "mailed"]) == Counter(calls)
     assert [Confirmation(text="reserved"), Confirmation(text="mailed")] == results
     assert [] == decided
 
