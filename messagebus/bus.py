@@ -1,14 +1,14 @@
 """The bus: a sync and an async driver of one order rule, and the functions that run a message in one call."""
 
 import asyncio
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Iterator, Sequence
 from contextlib import suppress
 from inspect import isawaitable
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any, Literal, final
 
 from messagebus import logs
-from messagebus.dispatch import Delivery, Initial, LogLevel, Run
+from messagebus.dispatch import Delivery, Initial, Run
 from messagebus.envelope import CURRENT
 from messagebus.messages import Message, ReturnMessage, full_name, to_json
 from messagebus.registry import DEFAULT_REGISTRY, MAX_BYTES, Handler, Registry
@@ -142,14 +142,14 @@ class AsyncMessageBus(Run):
             Exception: What a handler raised, when all have run; an ExceptionGroup if several failed.
         """
         delivery = self._take(message, takes_async=True)
-        handlers = delivery.left()
-        tasks = await self._together(delivery, handlers) if self.concurrent and len(handlers) > 1 else []
+        handlers = delivery.left() if delivery.done else delivery.plan.handlers
+        tasks = await self._together(delivery, handlers) if self.concurrent and len(handlers) > 1 else {}
         failures: list[Exception] = []
         done = [*delivery.done]
         try:
-            for handler, task in zip_longest(handlers, tasks):
+            for handler in handlers:
                 try:
-                    result = await (task or self._call(handler, message))
+                    result = await (tasks.get(handler) or self._start(handler, message))
                     if result is not None:
                         self._release(delivery, handler, result)
                     done.append(handler)
@@ -163,6 +163,9 @@ class AsyncMessageBus(Run):
         if failures:
             raise _one(failures, message)
 
+    def _start(self, handler: Handler, message: Message) -> Awaitable[object]:
+        return handler.function(message) if handler.is_coroutine else self._call(handler, message)
+
     async def _call(self, handler: Handler, message: Message) -> object:
         """Call a handler of any kind; return what it returned, with nothing left to wait for."""
         if handler.is_blocking:
@@ -174,20 +177,20 @@ class AsyncMessageBus(Run):
             return await _collect(result, self.max_messages + 1)
         return await result if isawaitable(result) else result
 
-    async def _together(self, delivery: Delivery, handlers: Sequence[Handler]) -> list[asyncio.Task[object]]:
+    async def _together(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[Handler, asyncio.Task[object]]:
         """Run the handlers at the same time; return when all have ended, also if this is cancelled meanwhile."""
-        tasks = [asyncio.create_task(self._call(handler, delivery.message)) for handler in handlers]
+        tasks = {handler: asyncio.create_task(self._call(handler, delivery.message)) for handler in handlers}
         is_cancelled = False
         try:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks.values())
         except asyncio.CancelledError:
             is_cancelled = True
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.wait(tasks)
-        if not is_cancelled and not any(task.cancelled() for task in tasks):
+            await asyncio.wait(tasks.values())
+        if not is_cancelled and not any(task.cancelled() for task in tasks.values()):
             return tasks
-        for handler, task in zip(handlers, tasks, strict=True):
+        for handler, task in tasks.items():
             if not task.cancelled() and task.exception() is None:
                 with suppress(Exception):  # It will run again when the run goes on.
                     self._release(delivery, handler, task.result())
@@ -223,7 +226,7 @@ QuietErrorLogLevel = Literal["warning", "error", "disabled"]
 def handle_message(
     message: Initial,
     *,
-    log_level: LogLevel = "disabled",
+    log_level: logs.LogLevel = "disabled",
     error_log_level: QuietErrorLogLevel = "disabled",
     registry: Registry | None = None,
     logger: Any = None,
@@ -237,7 +240,7 @@ def handle_message(
 async def ahandle_message(
     message: Initial,
     *,
-    log_level: LogLevel = "disabled",
+    log_level: logs.LogLevel = "disabled",
     error_log_level: QuietErrorLogLevel = "disabled",
     registry: Registry | None = None,
     logger: Any = None,
@@ -252,7 +255,7 @@ def handle_json(
     payload: bytes | str,
     *,
     max_bytes: int = MAX_BYTES,
-    log_level: LogLevel = "disabled",
+    log_level: logs.LogLevel = "disabled",
     error_log_level: QuietErrorLogLevel = "disabled",
     registry: Registry | None = None,
     logger: Any = None,
@@ -273,7 +276,7 @@ async def ahandle_json(
     payload: bytes | str,
     *,
     max_bytes: int = MAX_BYTES,
-    log_level: LogLevel = "disabled",
+    log_level: logs.LogLevel = "disabled",
     error_log_level: QuietErrorLogLevel = "disabled",
     registry: Registry | None = None,
     logger: Any = None,

@@ -4,12 +4,12 @@ import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Token
 from itertools import islice
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pydantic import BaseModel
-from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope
@@ -17,11 +17,9 @@ from messagebus.errors import AsyncHandlerError, CascadeLimitError, DispatchErro
 from messagebus.messages import Command, Event, Message, ReturnMessage, full_name, private_values
 from messagebus.registry import DEFAULT_REGISTRY, Handler, Plan, Registry, Snapshot
 
-__all__ = ["Delivery", "ErrorLogLevel", "Initial", "LogLevel", "Run"]
+__all__ = ["Delivery", "Initial", "Run"]
 
 Initial = Command | Event | ReturnMessage
-LogLevel = Literal["debug", "info", "disabled"]
-ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
 
 # For so many messages before the limit their types are noted, to name those that repeat.
 _WATCHED = 1_000
@@ -32,7 +30,7 @@ _TRACING = ("traceparent", "tracestate")
 class Delivery(Envelope):
     """One message in a run, and how far it has come."""
 
-    __slots__ = ("done", "emitted", "failure", "is_settled", "plan", "started")
+    __slots__ = ("_ids", "done", "emitted", "failure", "is_settled", "plan", "started")
 
     def __init__(self, message: Message, plan: Plan, parent: Envelope | None) -> None:
         # Nothing goes through super(): there is one of these for every message.
@@ -51,6 +49,7 @@ class Delivery(Envelope):
         self.is_settled = False
         self.started = 0.0
         self.done: Sequence[Handler] = ()
+        self._ids: dict[str, str | None] | None = None
 
     def adopt(self, envelope: Envelope) -> None:
         """Take over what is known of the message from outside."""
@@ -62,7 +61,16 @@ class Delivery(Envelope):
         return [handler for handler in self.plan.handlers if handler not in self.done]
 
     def ids(self) -> dict[str, str | None]:
-        return {"message_id": self.id, "correlation_id": self.correlation_id, "causation_id": self.causation_id}
+        """Return the ids as records have them."""
+        if self._ids is None:
+            own = self.id
+            correlation = self.correlation
+            self._ids = {
+                "message_id": own,
+                "correlation_id": own if correlation is None else correlation.id,
+                "causation_id": None if self.cause is None else self.cause.id,
+            }
+        return self._ids
 
 
 def _traced(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -87,7 +95,7 @@ class Run:
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
     _is_logged = _is_verbose = False
-    _tokens: Mapping[str, Any] | None = None
+    _tokens: list[Token[Any]] | None = None
     _in_hand: Delivery | None
     _recent: Counter[type] | None = None
 
@@ -95,8 +103,8 @@ class Run:
         self,
         initial_message: Initial,
         *,
-        log_level: LogLevel = "info",
-        error_log_level: ErrorLogLevel = "error",
+        log_level: logs.LogLevel = "info",
+        error_log_level: logs.ErrorLogLevel = "error",
         registry: Registry | None = None,
         logger: Any = None,
         envelope: Envelope | None = None,
@@ -120,8 +128,8 @@ class Run:
     def _prepare(
         self,
         message: Message,
-        log_level: LogLevel,
-        error_log_level: ErrorLogLevel,
+        log_level: logs.LogLevel,
+        error_log_level: logs.ErrorLogLevel,
         registry: Registry | None,
         logger: Any,
         envelope: Envelope | None = None,
@@ -133,8 +141,7 @@ class Run:
         self._waiting: deque[Delivery] = deque()
         self.return_messages = []
         if log_level != "disabled" or error_log_level != "disabled":
-            self._activity = logs.writer("log_level", log_level, logger)
-            self._errors = logs.writer("error_log_level", error_log_level, logger)
+            self._activity, self._errors = logs.writers(log_level, error_log_level, logger)
             self._is_logged, self._is_verbose = True, log_level == "debug"
         if delivery.plan.is_return:
             cast("list[Message]", self.return_messages).append(message)
@@ -250,13 +257,12 @@ class Run:
 
     def _open(self, delivery: Delivery) -> None:
         """Give the records that handlers write the ids of the message, and start its clock."""
-        tokens = bind_contextvars(**delivery.ids())
+        tokens = logs.bind_ids(delivery.ids().values())
         self._tokens = self._tokens or tokens
         delivery.started = perf_counter()
 
     def _close(self) -> None:
-        with suppress(ValueError):  # A coroutine that is closed in another context has nothing to take back there.
-            reset_contextvars(**self._tokens or {})
+        logs.unbind_ids(self._tokens or [])
         self._tokens = None
 
     def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:
@@ -276,20 +282,31 @@ class Run:
     def log_activity(self, *args: Any) -> None:
         """Write a record of what the bus did. The bus passes the name of the event and a mapping of its fields."""
         if self._activity is not None:
-            *texts, fields = args if isinstance(args[-1], Mapping) else (*args, {})
-            logs.guarded(self._activity, *texts, **fields)
+            *texts, fields = args if isinstance(args[-1], dict) else (*args, {})
+            try:
+                self._activity(*texts, logger=logs.NAME, **fields)
+            except Exception as error:  # noqa: BLE001 - whatever a processor or a sink raises
+                logs.report_broken(error)
 
     def log_error(self, msg: str, exc: Exception | None = None, **kwargs: Any) -> None:
         """Write a record of a failure, with ``exc`` as data: no locals, nothing that is private in the message."""
         if self._errors is not None:
-            if exc is not None:
-                private = private_values(self._in_hand.message) if self._in_hand else []
-                kwargs["exception"] = logs.describe(exc, private)
-            logs.guarded(self._errors, msg, **kwargs)
+            try:
+                if exc is not None:
+                    private = private_values(self._in_hand.message) if self._in_hand else []
+                    kwargs["exception"] = logs.describe(exc, private)
+                self._errors(msg, logger=logs.NAME, **kwargs)
+            except Exception as error:  # noqa: BLE001 - whatever a processor or a sink raises
+                logs.report_broken(error)
+
+    def _log(self, event: str, fields: dict[str, Any]) -> None:
+        try:
+            self.log_activity(event, fields)
+        except Exception as error:  # noqa: BLE001 - whatever an override raises
+            logs.report_broken(error)
 
     def _log_handler(self, delivery: Delivery, handler: Handler, event: str, **end: Any) -> None:
-        fields = {**delivery.ids(), "handler": handler.name, "attempt": delivery.attempt, **end}
-        logs.guarded(self.log_activity, event, fields)
+        self._log(event, {**delivery.ids(), "handler": handler.name, "attempt": delivery.attempt, **end})
 
     def _log_message(self, delivery: Delivery) -> None:
         """Write the one record of a message that did not fail."""
@@ -301,15 +318,18 @@ class Run:
         fields = self._fields(delivery, delivery.done)
         if self._is_verbose:
             fields["message"] = logs.shown(delivery.message)
-        logs.guarded(self.log_activity, event, fields)
+        self._log(event, fields)
 
     def _log_failure(self, exc: Exception) -> None:
         fields = self._fields(self._in_hand, self._in_hand.left()) if self._in_hand else {}
-        logs.guarded(self.log_error, logs.MESSAGE_FAILED, exc, **fields)
+        try:
+            self.log_error(logs.MESSAGE_FAILED, exc, **fields)
+        except Exception as error:  # noqa: BLE001 - whatever an override raises
+            logs.report_broken(error)
 
     def _fields(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[str, Any]:
         return {
-            "message_type": delivery.type,
+            "message_type": delivery.plan.name,
             **delivery.ids(),
             "handlers": [handler.name for handler in handlers],
             "duration_ms": round((perf_counter() - delivery.started) * 1000, 3) if self._is_logged else None,

@@ -147,7 +147,7 @@ def current_envelope() -> Envelope:
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
-class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True):
+class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True, defer_build=True):
     """The attributes of a CloudEvent that comes in, beside type and data; names and types are the standard's."""
 
     __pydantic_extra__: dict[Annotated[str, StringConstraints(pattern="^[a-z0-9]{1,64}$")], str | bool | int | None]

@@ -40,6 +40,8 @@ class Handler:
     place: str
     """``path/to/file.py:12``"""
     is_async: bool
+    is_coroutine: bool
+    """An ``async def`` function; an async handler that is none is an async generator."""
     is_blocking: bool
     takes_subclasses: bool
     order: int
@@ -52,6 +54,7 @@ class Handler:
 class Plan:
     """What the bus does with messages of one class."""
 
+    name: str
     handlers: tuple[Handler, ...]
     is_command: bool
     is_return: bool
@@ -85,6 +88,7 @@ class Snapshot(dict[type, Plan]):
             check = self._refuse
         async_handler = next((handler for handler in found if handler.is_async), None)
         plan = self[cls] = Plan(
+            name=wire_name(cls),
             handlers=tuple(sorted(found, key=lambda handler: handler.order)),
             is_command=issubclass(cls, Command),
             is_return=issubclass(cls, ReturnMessage),
@@ -280,6 +284,7 @@ def _describe(function: Callable[..., Any], *, subclasses: bool = False, blockin
         name=f"{owner.__module__}.{owner.__qualname__}",
         place=_place(inspect.unwrap(plain)),
         is_async=inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain),
+        is_coroutine=inspect.iscoroutinefunction(plain),
         is_blocking=blocking,
         takes_subclasses=subclasses,
         order=0,
