@@ -20,8 +20,9 @@ from messagebus.errors import (
     UnwritableMessageError,
     UsageError,
 )
-from messagebus.messages import Command, Event, Message, Private, ReturnMessage, to_json, wire_name
+from messagebus.messages import Command, Event, Message, ReturnMessage, to_json, wire_name
 from messagebus.registry import Registry, handles
+from messagebus.shapes import Private
 
 __all__ = [
     "AsyncHandlerError", "AsyncMessageBus", "CascadeLimitError", "Command", "ConfigurationError", "DispatchError",

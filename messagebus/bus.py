@@ -1,7 +1,7 @@
 """The bus: a sync and an async driver of one order rule, and the functions that run a message in one call."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterator, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 from itertools import islice
@@ -9,8 +9,8 @@ from typing import Any, Literal, final
 
 from messagebus import logs
 from messagebus.dispatch import Delivery, Initial, Run
-from messagebus.envelope import CURRENT
-from messagebus.messages import Message, ReturnMessage, full_name, to_json
+from messagebus.errors import full_name
+from messagebus.messages import Message, ReturnMessage, to_json
 from messagebus.registry import DEFAULT_REGISTRY, MAX_BYTES, Handler, Registry
 
 __all__ = ["AsyncMessageBus", "MessageBus", "ahandle_json", "ahandle_message", "handle_json", "handle_message"]
@@ -42,13 +42,11 @@ class MessageBus(Run):
             Exception: What a handler raised, as it is; an ExceptionGroup if several handlers of an event failed.
             CascadeLimitError: If this call led to more than ``max_messages`` messages.
         """
-        outer = CURRENT.get()
-        if outer is not None:
-            self._join(outer)
+        token = self._enter()
         try:
             for delivery in self._turns():
                 if delivery.failure is not None:
-                    self.handle_exception(delivery.failure, delivery.message)
+                    self._decide(delivery, delivery.failure)
                 elif delivery.is_settled:
                     self._log_message(delivery)
                 else:
@@ -57,10 +55,20 @@ class MessageBus(Run):
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
         finally:
-            CURRENT.set(outer)
-            if self._tokens is not None:
-                self._close()
+            self._leave(token)
         return self.return_messages
+
+    def _decide(self, delivery: Delivery, failure: Exception) -> None:
+        try:
+            try:
+                raise failure  # So that an override may say `raise`, and that what it raises has this as its context.
+            except Exception as exc:  # noqa: BLE001 - the same again
+                self.handle_exception(exc, delivery.message)
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupted(delivery)
+            raise
 
     def message_dispatcher(self, message: Message) -> None:
         """Dispatch one message; override it to retry around ``self.dispatch_message(message)``."""
@@ -110,13 +118,11 @@ class AsyncMessageBus(Run):
 
     async def __call__(self) -> list[ReturnMessage]:
         """Dispatch the message and everything it leads to; see `MessageBus.__call__`."""
-        outer = CURRENT.get()
-        if outer is not None:
-            self._join(outer)
+        token = self._enter()
         try:
             for delivery in self._turns():
                 if delivery.failure is not None:
-                    await self.handle_exception(delivery.failure, delivery.message)
+                    await self._decide(delivery, delivery.failure)
                 elif delivery.is_settled:
                     self._log_message(delivery)
                 else:
@@ -125,10 +131,20 @@ class AsyncMessageBus(Run):
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
         finally:
-            CURRENT.set(outer)
-            if self._tokens is not None:
-                self._close()
+            self._leave(token)
         return self.return_messages
+
+    async def _decide(self, delivery: Delivery, failure: Exception) -> None:
+        try:
+            try:
+                raise failure  # So that an override may say `raise`, and that what it raises has this as its context.
+            except Exception as exc:  # noqa: BLE001 - the same again
+                await self.handle_exception(exc, delivery.message)
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupted(delivery)
+            raise
 
     async def message_dispatcher(self, message: Message) -> None:
         """Dispatch one message; override it to retry around ``await self.dispatch_message(message)``."""
@@ -193,7 +209,8 @@ class AsyncMessageBus(Run):
         for handler, task in tasks.items():
             if not task.cancelled() and task.exception() is None:
                 with suppress(Exception):  # It will run again when the run goes on.
-                    self._release(delivery, handler, task.result())
+                    if task.result() is not None:
+                        self._release(delivery, handler, task.result())
                     delivery.done = (*delivery.done, handler)
         raise asyncio.CancelledError
 
@@ -204,16 +221,24 @@ class AsyncMessageBus(Run):
 
 
 def _call_blocking(handler: Handler, message: Message, limit: int) -> object:
-    result = handler.function(message)
-    return list(islice(result, limit)) if isinstance(result, Iterator) else result
+    try:
+        result = handler.function(message)
+        return list(islice(result, limit)) if isinstance(result, Iterator) else result
+    except StopIteration as error:
+        raise RuntimeError("a handler raised StopIteration") from error  # A future cannot hold it.
 
 
 async def _collect(source: AsyncIterable[object], limit: int) -> list[object]:
     items: list[object] = []
-    async for item in source:
-        items.append(item)
-        if len(items) >= limit:
-            break
+    iterator = aiter(source)
+    try:
+        async for item in iterator:
+            items.append(item)
+            if len(items) >= limit:
+                break
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
     return items
 
 

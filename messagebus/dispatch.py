@@ -10,12 +10,14 @@ from time import perf_counter
 from typing import Any, cast
 
 from pydantic import BaseModel
+from structlog.contextvars import get_contextvars
 
 from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope
-from messagebus.errors import AsyncHandlerError, CascadeLimitError, DispatchError, HandlerError
-from messagebus.messages import Command, Event, Message, ReturnMessage, full_name, private_values
+from messagebus.errors import AsyncHandlerError, CascadeLimitError, DispatchError, HandlerError, full_name
+from messagebus.messages import Command, Event, Message, ReturnMessage
 from messagebus.registry import DEFAULT_REGISTRY, Handler, Plan, Registry, Snapshot
+from messagebus.tracebacks import describe, mark
 
 __all__ = ["Delivery", "Initial", "Run"]
 
@@ -30,7 +32,7 @@ _TRACING = ("traceparent", "tracestate")
 class Delivery(Envelope):
     """One message in a run, and how far it has come."""
 
-    __slots__ = ("_ids", "done", "emitted", "failure", "is_settled", "plan", "started")
+    __slots__ = ("_ids", "done", "emitted", "failure", "is_in_turn", "is_settled", "plan", "started")
 
     def __init__(self, message: Message, plan: Plan, parent: Envelope | None) -> None:
         # Nothing goes through super(): there is one of these for every message.
@@ -46,7 +48,7 @@ class Delivery(Envelope):
             self.correlation = parent.correlation or self.cause
             self.headers = _traced(parent.headers) if parent.headers else _NO_HEADERS
         self.attempt = self.emitted = 0
-        self.is_settled = False
+        self.is_settled = self.is_in_turn = False
         self.started = 0.0
         self.done: Sequence[Handler] = ()
         self._ids: dict[str, str | None] | None = None
@@ -96,6 +98,7 @@ class Run:
     _errors: logs.Write | None = None
     _is_logged = _is_verbose = False
     _tokens: list[Token[Any]] | None = None
+    _context: dict[str, Any] | None = None
     _in_hand: Delivery | None
     _recent: Counter[type] | None = None
 
@@ -171,10 +174,12 @@ class Run:
                 if not self._waiting:
                     break
                 delivery = self._in_hand = self._waiting.popleft()
-            CURRENT.set(delivery)
+                CURRENT.set(delivery)
             if self._is_logged:
                 self._open(delivery)
+            delivery.is_in_turn = True
             yield delivery
+            delivery.is_in_turn = False
             delivery.is_settled = True
             overflow = self._overflow(delivery) if self._count > self.max_messages - _WATCHED else None
             if self._is_logged or delivery.failure is not None:
@@ -198,7 +203,7 @@ class Run:
     def _take(self, message: Message, *, takes_async: bool) -> Delivery:
         """Return the delivery in hand, if it is of this message and the message can be dispatched."""
         delivery = self._in_hand
-        if delivery is None or delivery.message is not message or delivery.is_settled:
+        if delivery is None or delivery.message is not message or not delivery.is_in_turn:
             why = f"this {full_name(type(message))} is not the message in hand"
             remedy = "Call dispatch_message in message_dispatcher, with its message; elsewhere use handle_message."
             raise DispatchError("dispatch", why, remedy)
@@ -248,28 +253,47 @@ class Run:
 
     # What surrounds a run and a message
 
-    def _join(self, outer: Envelope) -> None:
-        """Make the message in whose handler this run was started its cause, if it has no other."""
+    def _enter(self) -> Token[Envelope | None]:
+        """Put the first message in hand; the message in whose handler this run was started is its cause."""
         delivery = self._in_hand
-        if delivery is not None and delivery.correlation is None and delivery.attempt == 0:
+        if delivery is not None and delivery.is_settled:
+            delivery = None
+        token = CURRENT.set(delivery)
+        outer = token.old_value
+        is_new = delivery is not None and delivery.correlation is None and delivery.attempt == 0
+        if delivery is not None and is_new and isinstance(outer, Envelope):
             delivery.cause = outer.identify()
             delivery.correlation = outer.correlation or delivery.cause
+        return token
+
+    def _leave(self, token: Token[Envelope | None]) -> None:
+        with suppress(ValueError):  # A coroutine that is closed in another context has nothing to give back there.
+            CURRENT.reset(token)
+            if self._tokens is not None and self._context is not None:
+                logs.unbind_ids(self._tokens)
+                logs.restore(self._context)
+        self._tokens = self._context = None
+
+    def _interrupted(self, delivery: Delivery) -> None:
+        """Put back a message of which nothing was decided."""
+        delivery.is_settled, delivery.failure = False, None
 
     def _open(self, delivery: Delivery) -> None:
         """Give the records that handlers write the ids of the message, and start its clock."""
+        if self._context is None:
+            self._context = get_contextvars()
+        else:
+            logs.restore(self._context)
         tokens = logs.bind_ids(delivery.ids().values())
         self._tokens = self._tokens or tokens
         delivery.started = perf_counter()
-
-    def _close(self) -> None:
-        logs.unbind_ids(self._tokens or [])
-        self._tokens = None
 
     def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:
         """Note on a handler's own exception where it was raised, and return it."""
         note = f"while handling {full_name(type(delivery.message))} {delivery.id} in {handler}"
         if delivery.cause is not None:
             note += f", caused by {full_name(delivery.cause.message_class)} {delivery.cause.id}"
+        mark(error, delivery.message)
         with suppress(Exception):  # An exception may refuse attributes.
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
@@ -293,8 +317,7 @@ class Run:
         if self._errors is not None:
             try:
                 if exc is not None:
-                    private = private_values(self._in_hand.message) if self._in_hand else []
-                    kwargs["exception"] = logs.describe(exc, private)
+                    kwargs["failure"] = describe(exc, self._in_hand.message if self._in_hand else None)
                 self._errors(msg, logger=logs.NAME, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a processor or a sink raises
                 logs.report_broken(error)
@@ -317,7 +340,7 @@ class Run:
             event = logs.EVENT_UNHANDLED
         fields = self._fields(delivery, delivery.done)
         if self._is_verbose:
-            fields["message"] = logs.shown(delivery.message)
+            fields["data"] = logs.shown(delivery.message)
         self._log(event, fields)
 
     def _log_failure(self, exc: Exception) -> None:

@@ -1,15 +1,17 @@
 """The door: where a payload becomes a message, or is refused in words that repeat nothing of it."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import SchemaValidator, core_schema
+from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json
 
 from messagebus.envelope import CloudEvent, Envelope
-from messagebus.errors import InvalidMessageError, MessageTooLargeError, UnknownMessageError, near_misses
-from messagebus.messages import Message, find_unfit, find_unfit_value, full_name, shape_of
+from messagebus.errors import InvalidMessageError, MessageTooLargeError, UnknownMessageError, full_name, near_misses
+from messagebus.messages import Message
+from messagebus.shapes import find_unfit, find_unfit_value, shape_of
 
 __all__ = ["MAX_BYTES", "Door", "check_again"]
 
@@ -25,7 +27,8 @@ _SAFE_TYPE = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
 _MAX_LISTED = 20
 # Of more errors than these not even the first are listed: to build the list takes longer than to parse the payload.
 _MAX_COUNTED = 200
-_KNOWN_REASONS = frozenset(get_args(core_schema.ErrorType))
+_MAX_ATTRIBUTES = 100
+_MANY_FIELDS = 10_000
 
 
 class Door:
@@ -54,11 +57,7 @@ class Door:
         if not isinstance(mapping, Mapping):
             raise InvalidMessageError("", (("", "it is no mapping"),), hint=_WIRE_FORM)
         _refuse(find_unfit_value(mapping))
-        try:
-            wire = self._validator.validate_python(dict(mapping))
-        except ValidationError as error:
-            raise self._refusal(error) from None
-        return wire["data"], self._envelope(wire)
+        return self._admit(self._validator.validate_python, dict(mapping))
 
     def read_json(self, payload: bytes | str, max_bytes: int) -> tuple[Message, Envelope | None]:
         """Do as `read` with JSON, which is measured before it is parsed."""
@@ -66,31 +65,52 @@ class Door:
             payload = payload.encode(errors="surrogatepass")
         if len(payload) > max_bytes or isinstance(payload, str):
             raise MessageTooLargeError(len(payload), max_bytes)
+        if payload.count(b'":') > _MANY_FIELDS:
+            with suppress(ValueError):  # What is no JSON is refused in a moment.
+                self._refuse_flood(from_json(payload))
         if not self._is_exact:
             _refuse(find_unfit(payload))
+        return self._admit(self._validator.validate_json, payload)
+
+    def _refuse_flood(self, wire: Any) -> None:
+        """Refuse thousands of unknown fields before pydantic makes an error of each, which takes more memory."""
+        if isinstance(wire, dict) and isinstance(wire.get("data"), dict):
+            cls = self.names.get(str(wire.get("type")))
+            if cls is not None and cls.model_config.get("extra") == "forbid":
+                count = len(wire["data"].keys() - shape_of(cls).words)
+                if count > _MAX_COUNTED:
+                    why = f"it has {count:,} fields that the class does not have"
+                    raise InvalidMessageError(full_name(cls), (("", why),), count)
+
+    def _admit(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
+        refusal: InvalidMessageError | None = None
         try:
-            wire = self._validator.validate_json(payload)
+            wire = validate(payload)
+            return wire["data"], None if len(wire) == len(_TYPE_AND_DATA) else self._envelope(wire)
         except ValidationError as error:
-            raise self._refusal(error) from None
-        return wire["data"], None if len(wire) == len(_TYPE_AND_DATA) else self._envelope(wire)
+            refusal = self._refusal(error)
+        # Raised out here, so that nothing refers to pydantic's error, which holds the payload.
+        raise refusal
 
     def _envelope(self, wire: dict[str, Any]) -> Envelope | None:
         message = wire["data"]
         attributes = {name: value for name, value in wire.items() if name not in _TYPE_AND_DATA}
         if not attributes:
             return None
-        if "specversion" not in attributes:
-            why = f"it has {len(attributes):,} attributes beside type and data, and no specversion"
+        if "specversion" not in attributes or len(attributes) > _MAX_ATTRIBUTES:
+            why = f"it has {len(attributes):,} attributes beside type and data, and no specversion or too many"
             raise InvalidMessageError("", (("", why),), hint=_WIRE_FORM)
         try:
             return CloudEvent.model_validate(attributes).envelope(message)
         except ValidationError as error:
-            raise _field_errors(error, "a CloudEvent", frozenset(CloudEvent.model_fields), skip=0) from None
+            refusal = _field_errors(error, "a CloudEvent", frozenset(CloudEvent.model_fields))
+        raise refusal
 
     def _refusal(self, error: ValidationError) -> InvalidMessageError:
         """Say what pydantic found in a payload, in paths and reasons that repeat nothing of it."""
         if error.error_count() > _MAX_COUNTED:
-            return InvalidMessageError("", (("", f"it has {error.error_count():,} wrong or unknown fields and items"),))
+            why = f"it has {error.error_count():,} wrong or unknown fields and items"
+            return InvalidMessageError("", (("", why),), error.error_count())
         match error.errors(include_url=False)[0]:
             case {"type": "union_tag_invalid", "loc": (), "input": {"type": str(name)}}:
                 shown = name if _SAFE_TYPE.fullmatch(name) else ""
@@ -99,7 +119,7 @@ class Door:
                 return InvalidMessageError("", (("", _WIRE_PROBLEMS.get(kind, why)),), hint=_WIRE_FORM)
             case {"loc": (tag, *_)}:
                 cls = self.names[str(tag)]
-        return _field_errors(error, full_name(cls), shape_of(cls).words, skip=2)
+        return _class_errors(error, cls, skip=1)
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
@@ -111,10 +131,13 @@ def check_again(message: Message) -> None:
     Raises:
         InvalidMessageError: If it is not what its class says.
     """
+    refusal: InvalidMessageError | None = None
     try:
         type(message).__pydantic_validator__.validate_python(message)
     except ValidationError as error:
-        raise _field_errors(error, full_name(type(message)), shape_of(type(message)).words, skip=0) from None
+        refusal = _class_errors(error, type(message), skip=0)
+    if refusal is not None:
+        raise refusal
 
 
 def _refuse(why: str | None) -> None:
@@ -122,24 +145,43 @@ def _refuse(why: str | None) -> None:
         raise InvalidMessageError("", (("", f"it {why}"),))
 
 
-def _field_errors(error: ValidationError, what: str, words: frozenset[str], skip: int) -> InvalidMessageError:
+def _class_errors(error: ValidationError, cls: type[Message], *, skip: int) -> InvalidMessageError:
+    shape = shape_of(cls)
+    return _field_errors(error, full_name(cls), shape.words, skip=skip, keyed=shape.keyed_fields)
+
+
+def _field_errors(
+    error: ValidationError, what: str, words: frozenset[str], *, skip: int = 0, keyed: frozenset[str] = frozenset()
+) -> InvalidMessageError:
     errors = error.errors(include_url=False, include_input=False)
-    problems = tuple(_problem(one, words, skip) for one in errors[:_MAX_LISTED])
-    return InvalidMessageError(what, problems, len(errors))
+    problems = []
+    for one in errors[:_MAX_LISTED]:
+        # What is wrong with the wire's own "data" is said of it; of what is in it, without it.
+        parts = one["loc"][2 * skip :] or one["loc"][skip:]
+        shown = (*words, "data") if parts == one["loc"][skip:] else words
+        path = [
+            f"[{'*' if keyed & {parts[0]} else part}]"
+            if isinstance(part, int)
+            else f".{part if part in shown else '*'}"
+            for part in parts
+        ]
+        if one["type"] == "extra_forbidden":
+            path, why = path[:-1], "it has a field that the class does not have"
+            for near in near_misses(str(parts[-1]), words - {str(parts[-1])}, limit=1):
+                why = f"it has no field '{parts[-1]}'. Did you mean '{near}'?"
+        else:
+            why = _reason(one)
+        problems.append(("".join(path).removeprefix(".")[:60], why[:100]))
+    return InvalidMessageError(what, tuple(problems), len(errors))
 
 
-def _problem(one: Mapping[str, Any], words: frozenset[str], skip: int) -> tuple[str, str]:
-    *_, last = loc = one["loc"][skip:] or ("",)
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" if part in words else ".*" for part in loc)
-    why = one["msg"]
-    if one["type"] == "extra_forbidden":
-        path, why = path.rpartition(".")[0], "it has a field that the class does not have"
-        for near in near_misses(str(last), words, limit=1):
-            why = f"it has no field '{last}'. Did you mean '{near}'?"
-    elif one["type"] not in _KNOWN_REASONS:
-        why = "Refused by a validator of the class"
-    elif one["type"] == "union_tag_invalid":
-        why = "Its tag is none of the expected ones"
-    elif "error" in one.get("ctx", ()):  # The rest may quote the value.
-        why = why.partition(",")[0]
-    return path.removeprefix(".")[:80], why[:120]
+def _reason(one: Mapping[str, Any]) -> str:
+    """Return what is wrong in pydantic's own words, which a custom error may have replaced by words with the value."""
+    if one["type"] == "union_tag_invalid":
+        return "Its tag is none of the expected ones"
+    context = one.get("ctx", {})
+    try:
+        text = PydanticKnownError(one["type"], context).message()
+    except (KeyError, TypeError, ValueError):
+        return "Refused by a validator of the class"
+    return text.partition(",")[0] if "error" in context else text  # What follows the comma may quote the value.

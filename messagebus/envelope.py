@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
 from pydantic_core import to_json as dump_json
 
 from messagebus.errors import DispatchError
@@ -115,7 +115,7 @@ class Envelope:
             UnwritableMessageError: If the message would not read back the same.
         """
         attributes = {
-            **self.headers,
+            **{name: value for name, value in self.headers.items() if name not in _RESERVED},
             "specversion": "1.0",
             "id": self.id,
             "source": source,
@@ -144,7 +144,14 @@ def current_envelope() -> Envelope:
     return envelope
 
 
+_RESERVED = frozenset({"type", "data", "data_base64"})
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+def _only_text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("no text")  # noqa: TRY004 - pydantic takes it for a failed validation
+    return value
 
 
 class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True, defer_build=True):
@@ -154,7 +161,7 @@ class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True, defer_buil
     specversion: Literal["1.0"]
     id: _Id
     source: _Id
-    time: AwareDatetime | None = None
+    time: Annotated[AwareDatetime, BeforeValidator(_only_text)] | None = None
     datacontenttype: Annotated[str, Field(pattern="(?i)^[a-z]+/([a-z0-9.+-]+[+])?json *(;.*)?$")] | None = None
     correlationid: _Id | None = None
     causationid: _Id | None = None
@@ -168,5 +175,12 @@ class CloudEvent(BaseModel, extra="allow", hide_input_in_errors=True, defer_buil
             correlation_id=self.correlationid,
             causation_id=self.causationid,
             time=self.time,
-            headers={"source": self.source, **{name: str(value) for name, value in extra.items() if value is not None}},
+            headers={
+                "source": self.source,
+                **{name: _as_text(value) for name, value in extra.items() if value is not None},
+            },
         )
+
+
+def _as_text(value: str | bool | int) -> str:  # noqa: FBT001 - a value, not an option
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -32,6 +32,12 @@ from difflib import get_close_matches
 _CUTOFF = 0.7
 _SLACK = 3
 _MAX_COMPARED = 500
+_MAX_TEXT = 4_000
+
+
+def full_name(cls: type) -> str:
+    """Return ``module.QualName``, as errors show a class."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
@@ -156,7 +162,8 @@ class InvalidMessageError(MessageBusError, ValueError):
         listed = "; ".join(f"{path}: {why}" if path else why for path, why in self.problems)
         more = f"; and {self.count - len(self.problems):,} more" if self.count > len(self.problems) else ""
         end = "" if (listed + more).endswith("?") else "."
-        return f"Cannot read {self.message_type or 'a message'}: {listed}{more}{end}{self.hint and ' ' + self.hint}"
+        text = f"Cannot read {self.message_type or 'a message'}: {listed}{more}{end}{self.hint and ' ' + self.hint}"
+        return text.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore")
 
 
 class MessageTooLargeError(InvalidMessageError):

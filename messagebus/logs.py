@@ -1,10 +1,12 @@
 """Logs: the vocabulary of the records, the two filters, and finding the logger without configuring anything."""
 
+import json
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from contextvars import Token, copy_context
 from datetime import UTC, datetime
@@ -12,14 +14,15 @@ from functools import cache
 from typing import Any, Final, Literal
 
 import structlog
+from pydantic_core import PydanticSerializationError
 from pydantic_core import to_json as dump_json
-from structlog.contextvars import bind_contextvars, merge_contextvars
-from structlog.tracebacks import ExceptionDictTransformer
+from structlog.contextvars import bind_contextvars, get_contextvars, merge_contextvars, unbind_contextvars
 
 from messagebus.errors import ConfigurationError
-from messagebus.messages import HIDDEN, MASK, Message
+from messagebus.messages import Message
+from messagebus.shapes import HIDDEN
 
-__all__ = ["ErrorLogLevel", "LogLevel", "Write", "describe", "report_broken", "shown", "writers"]
+__all__ = ["ErrorLogLevel", "LogLevel", "Write", "report_broken", "shown", "writers"]
 
 LogLevel = Literal["debug", "info", "disabled"]
 ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
@@ -52,12 +55,15 @@ def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[W
     """
     for argument, level in (("log_level", log_level), ("error_log_level", error_log_level)):
         if level not in _LEVELS[argument]:
-            *others, last = (repr(name) for name in _LEVELS[argument])
-            other = " Failures have a level of their own, error_log_level." if argument == "log_level" else ""
-            why = f"it takes {', '.join(others)} or {last}"
+            why = f"it takes {', '.join(repr(name) for name in _LEVELS[argument])}"
+            other = " Failures have a level of their own: error_log_level." if argument == "log_level" else ""
             raise ConfigurationError(f"set {argument} to {level!r}", why, f"Choose one of these.{other}")
     if logger is None:
-        logger = _found(log_level if log_level != DISABLED else error_log_level)
+        try:
+            logger = _found(log_level if log_level != DISABLED else error_log_level)
+        except Exception as error:  # noqa: BLE001 - whatever the factory or the bound logger of the host raises
+            report_broken(error)
+            return None, None
     elif isinstance(logger, logging.Logger):
         logger = _over_stdlib(logger)
     return (
@@ -106,7 +112,20 @@ def _render(_logger: Any, level: str, record: MutableMapping[str, Any]) -> bytes
     record = merge_contextvars(None, level, record)
     record["level"] = level
     record["timestamp"] = datetime.now(UTC)
-    return dump_json(record, fallback=_shown, inf_nan_mode="constants") + b"\n"
+    try:
+        line = dump_json(record, fallback=_shown, inf_nan_mode="constants") + b"\n"
+    except PydanticSerializationError:  # A lone surrogate, which has no UTF-8.
+        line = json.dumps(record, default=_shown).encode() + b"\n"
+    return line if line.isascii() and b"\x7f" not in line else _CONTROLS.sub(_escaped, line)
+
+
+# What JSON lets pass and some reader takes for the end of a line or the start of a command to the terminal: DEL, the
+# eight-bit controls, and the separators and directions of Unicode.
+_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def _render_text(logger: Any, level: str, record: MutableMapping[str, Any]) -> str:
@@ -134,7 +153,7 @@ def shown(message: Message) -> Any:
 def report_broken(error: Exception) -> None:
     """Warn that a record could not be written, which never changes what becomes of a message."""
     text = f"A log record could not be written ({type(error).__name__}); the message's outcome stands."
-    with suppress(RuntimeWarning):
+    with suppress(Exception):  # A warning may be an error here, and what shows it may fail as well.
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
@@ -159,28 +178,10 @@ def unbind_ids(tokens: list[Token[Any]]) -> None:
             token.var.reset(token)
 
 
-# Tracebacks as data
-
-_MAX_CHAIN = 10
-_MAX_TEXT = 2_000
-_transform = ExceptionDictTransformer(show_locals=False, max_frames=20)
-
-
-def describe(error: Exception, private: list[str]) -> list[dict[str, Any]]:
-    """Return an exception with its causes as data: no locals, bounded, and without the private texts."""
-    try:
-        chain: Any = _transform((type(error), error, error.__traceback__))[:_MAX_CHAIN]
-    except Exception:  # noqa: BLE001 - an exception class of the user's may break anything that looks at it
-        chain = [{"exc_type": type(error).__name__, "exc_value": "<cannot be shown>"}]
-    described: list[dict[str, Any]] = _cleaned(chain, private)
-    return described
-
-
-def _cleaned(value: Any, private: list[str]) -> Any:
-    if isinstance(value, str):
-        for text in private:
-            value = value.replace(text, MASK)
-        return value if len(value) <= _MAX_TEXT else f"{value[:_MAX_TEXT]}… ({len(value):,} characters)"
-    if isinstance(value, Mapping):
-        return {key: _cleaned(item, private) for key, item in value.items()}
-    return [_cleaned(item, private) for item in value] if isinstance(value, list | tuple) else value
+def restore(before: dict[str, Any]) -> None:
+    """Make the context of structlog what it was before: what a handler bound ends with its message."""
+    now = get_contextvars()
+    if added := now.keys() - before.keys():
+        unbind_contextvars(*added)
+    if changed := {name: value for name, value in before.items() if now.get(name) is not value}:
+        bind_contextvars(**changed)

@@ -1,91 +1,26 @@
-"""Messages: commands, events and return messages; their wire names, their JSON, and what in them is private."""
+"""Messages: commands, events and return messages; their wire names and their JSON."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from math import isfinite
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr, ValidationError
-from pydantic.errors import PydanticUndefinedAnnotation
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema, from_json
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticSerializationError
 from pydantic_core import to_json as dump_json
 
-from messagebus.errors import MessageClassError, UnwritableMessageError, near_misses
+from messagebus.errors import MessageClassError, NotAMessageError, UnwritableMessageError, full_name, near_misses
+from messagebus.shapes import HIDDEN, MASK, STANDARD, Shape, bound, find_unfit, schemas_in, shape_of
 
-__all__ = ["Command", "Event", "Message", "Private", "ReturnMessage", "to_json", "wire_name"]
+__all__ = ["Command", "Event", "Message", "ReturnMessage", "to_json", "wire_name"]
 
-MASK: Final = "**********"
-HIDDEN: Final = object()  # The serialisation context under which private fields are masked.
-_INT64 = 2**63
 _WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,199}")
-
-
-class Private:
-    """Marks text that never shows in a log, an error, a note or a ``repr``: ``token: Annotated[str, Private]``.
-
-    Unlike ``SecretStr`` it is a plain ``str`` to the handler, and survives JSON.
-    """
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: Any = handler(source)
-        write = core_schema.wrap_serializer_function_ser_schema(_write_private, info_arg=True, schema=schema)
-        return {**schema, "serialization": write}
-
-
-def _write_private(value: Any, write: Callable[[Any], Any], info: Any) -> Any:
-    if isinstance(info.context, _Found):
-        info.context.append(str(value))
-    return MASK if info.context is HIDDEN else write(value)
-
-
-class _Found(list[str]):
-    """A serialisation context that takes down what is private."""
 
 
 def _as_base_init(function: Callable[..., None]) -> Callable[..., None]:
     # Without this mark pydantic calls __init__, in Python, for every message that it reads from JSON.
     function.__dict__["__pydantic_base_init__"] = True
     return function
-
-
-_MODELS = frozenset({"model", "dataclass", "typed-dict", "definitions", "definition-ref"})
-_SKIPPED = frozenset({"serialization", "metadata", "default", "config"})
-_Part = tuple[str, Any, bool]
-_JSON_FORM = {"json-or-python": "json_schema", "lax-or-strict": "lax_schema"}
-
-
-def _schemas(node: Any, field: str = "", *, own: bool = False, written: bool = False) -> "Iterator[_Part]":
-    """Yield each schema within a schema, with its field, and whether a serialiser takes care of its JSON.
-
-    ``own`` leaves out models within the model: pydantic validates them by schemas of their own.
-    """
-    if isinstance(node, list | tuple):
-        for part in node:
-            yield from _schemas(part, field, own=own, written=written)
-    elif isinstance(node, dict) and not (own and field and node.get("type") in _MODELS):
-        written = written or "serialization" in node
-        yield field, node, written
-        yield from ((field, node[key], written) for key in ("serialization",) if key in node)
-        form = _JSON_FORM.get(node.get("type", ""))
-        for key, part in node.items():
-            named = part.items() if key in {"fields", "choices"} and isinstance(part, dict) else [("", part)]
-            for name, inner in named if key not in _SKIPPED and form in {None, key} else ():
-                yield from _schemas(inner, field or str(name), own=own, written=written)
-
-
-def _bound(node: dict[str, Any]) -> None:
-    """Limit what a field takes: integers of 64 bits, and one error for a container instead of one per item.
-
-    Chosen integers beyond 64 bits make a set or a dict quadratic, and 300,000 bad items make 130 MB of errors.
-    """
-    if node.get("type") == "int":
-        node.setdefault("lt" if "lt" in node else "le", _INT64 - 1)
-        node.setdefault("gt" if "gt" in node else "ge", -_INT64)
-    elif node.get("type") in {"list", "tuple", "set", "frozenset"}:
-        node["fail_fast"] = True
 
 
 class Message(BaseModel):
@@ -96,17 +31,9 @@ class Message(BaseModel):
     its own ``model_config``. ``frozen`` is shallow: prefer tuples to lists.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        validate_default=True,
-        ser_json_bytes="base64",
-        val_json_bytes="base64",
-        hide_input_in_errors=True,
-    )
+    model_config = STANDARD
     __wire_name__: ClassVar[str] = "Message"
-    __shape__: ClassVar["Shape | None"] = None
+    __shape__: ClassVar[Shape | None] = None
 
     def __init_subclass__(cls, *, name: str | None = None, **config: Any) -> None:
         super().__init_subclass__(**config)
@@ -125,9 +52,20 @@ class Message(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
-        for _, node, _ in _schemas(handler.resolve_ref_schema(schema), own=True):
-            _bound(node)
+        for _, node, _ in schemas_in(handler.resolve_ref_schema(schema), own=True):
+            bound(node)
         return schema
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        json_schema = handler(schema)
+        properties = handler.resolve_ref_schema(json_schema).get("properties", {})
+        for name, field in cls.model_fields.items():
+            if name in shape_of(cls).private_fields:
+                for key in {name, field.alias} & properties.keys():
+                    for telling in ("default", "examples", "example", "const"):
+                        properties[key].pop(telling, None)
+        return json_schema
 
     @_as_base_init
     def __init__(self, /, **data: Any) -> None:
@@ -146,8 +84,15 @@ class Message(BaseModel):
                     error.add_note(f"{full_name(type(self))} has no field '{word}'. Did you mean '{near}'?")
             raise
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:  # It would quote the value.
+            lines = [InitErrorDetails(type=one["type"], loc=one["loc"], input=None) for one in error.errors()]
+            raise ValidationError.from_exception_data(error.title, lines, hide_input=True) from None
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        if not shape_of(type(self)).has_private:
+        if not shape_of(type(self)).private_fields:
             return super().__repr_args__()
         shown = {name for name, field in type(self).model_fields.items() if field.repr}
         return self.model_dump(include=shown, context=HIDDEN, warnings=False).items()
@@ -176,11 +121,6 @@ def wire_name(message_class: type[Message]) -> str:
     return message_class.__wire_name__
 
 
-def full_name(cls: type) -> str:
-    """Return ``module.QualName``, as errors show a class."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
 # JSON out
 
 
@@ -195,6 +135,8 @@ def to_json(messages: Message | Iterable[Message]) -> bytes:
     # To ask a list whether it is a Message takes longer than to write one.
     several: list[Message] = []
     if isinstance(messages, list) or not isinstance(messages, Message):
+        if not isinstance(messages, Iterable):
+            raise NotAMessageError(full_name(type(messages)))
         several.extend(messages)
     else:
         several.append(messages)
@@ -209,7 +151,11 @@ def to_json(messages: Message | Iterable[Message]) -> bytes:
 
 def _wire(message: Message) -> dict[str, Any]:
     cls = type(message)
-    if not (cls.__shape__ or shape_of(cls)).is_exact:
+    try:
+        shape = cls.__shape__ or shape_of(cls)
+    except AttributeError:
+        raise NotAMessageError(full_name(cls)) from None
+    if not shape.is_exact:
         _prove(message)
     return {"type": cls.__wire_name__, "data": message}
 
@@ -223,40 +169,6 @@ def _prove(message: Message) -> None:
     raise UnwritableMessageError(full_name(cls), *_culprit(message)) from None
 
 
-# The shortest integer beyond 64 bits has nineteen digits; a float that overflows has an exponent of three.
-_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
-_SUSPECT = (b"0" * 19, b"e000", b"e+000")
-_MAX_DEPTH = 190
-
-
-def find_unfit(payload: bytes) -> str | None:
-    """Return what in some JSON no message may hold, wherever it stands; None if there is nothing, or it is no JSON."""
-    shapes = payload.translate(_DIGITS)
-    is_odd = any(part in shapes for part in _SUSPECT) or b"NaN" in payload or b"Infinity" in payload
-    if not is_odd and payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH:
-        return None
-    try:
-        return find_unfit_value(from_json(payload))
-    except ValueError:
-        return None
-
-
-def find_unfit_value(value: object) -> str | None:
-    """Do as `find_unfit` with Python values."""
-    todo = [(value, 1)]
-    while todo:
-        value, depth = todo.pop()
-        if isinstance(value, dict | list | tuple):
-            if depth > _MAX_DEPTH:
-                return f"is nested deeper than {_MAX_DEPTH} levels"
-            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
-        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-            return "has an integer beyond 64 bits"
-        elif isinstance(value, float) and not isfinite(value):
-            return "has a number that is not finite"
-    return None
-
-
 def _culprit(message: Message) -> tuple[str, str]:
     """Return the first field that does not survive JSON, and why."""
     cls = type(message)
@@ -264,108 +176,17 @@ def _culprit(message: Message) -> tuple[str, str]:
         if name in shape_of(cls).secret_fields:
             return name, f"is of a secret type, which JSON shows as '{MASK}' and cannot bring back"
         try:
-            unfit = find_unfit(b"[%b]" % cls.__pydantic_serializer__.to_json(message, include={name}))
+            unfit = find_unfit(b"[%b]" % cls.__pydantic_serializer__.to_json(message, include={name}, warnings=False))
         except Exception:  # noqa: BLE001 - as above
             unfit = "has a value that JSON cannot hold"
         if unfit is not None:
             return name, unfit
     try:
         back = cls.__pydantic_validator__.validate_json(dump_json(message))
+        changed = (name for name in cls.model_fields if getattr(back, name) != getattr(message, name))
+        return next(changed, ""), "would read back as another value"
     except ValidationError as error:
-        return str((*error.errors(include_input=False)[0]["loc"], "")[0]), "would be refused when read back"
-    changed = (name for name in cls.model_fields if getattr(back, name) != getattr(message, name))
-    return next(changed, ""), "would read back as another value"
-
-
-# What the types of a message class tell
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is known of a message class by the types of its fields alone."""
-
-    words: frozenset[str]  # Names of fields and aliases: what an error about a payload may repeat of it.
-    is_exact: bool  # Every value reads back equal from its JSON, so that nothing is tried when it is written.
-    has_private: bool
-    secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
-    unwritable_fields: frozenset[str]  # Of a type that has no JSON at all.
-
-
-# Values of these always read back equal.
-_CONTAINERS = {"list", "tuple", "set", "frozenset"}
-_EXACT = {"model", "model-fields", "model-field", "default", "nullable", "literal", "dict", *_CONTAINERS} | {
-    "str", "int", "float", "bool", "none", "bytes", "uuid", "date"
-}  # fmt: skip
-_EXACT_CONFIG = ("allow_inf_nan", "validate_default", "ser_json_bytes", "val_json_bytes")
-_NOT_EXACT = frozenset({"serialization", "serialization_exclude", "post_init"})
-_UNWRITABLE = frozenset({"is-instance", "is-subclass", "callable", "generator"})
-
-
-def shape_of(cls: type[Message]) -> Shape:
-    """Return what the types of the class tell, worked out once.
-
-    Raises:
-        MessageClassError: If an annotation of the class cannot be resolved.
-    """
-    if cls.__shape__ is None:
-        try:
-            cls.model_rebuild()
-        except PydanticUndefinedAnnotation as error:
-            why, remedy = (
-                f"its annotation {error.name!r} is not defined",
-                "Define or import that name beside the class.",
-            )
-            raise MessageClassError(f"use {full_name(cls)}", why, remedy) from None
-        found = list(_schemas(cls.__pydantic_core_schema__))
-        config, own = Message.model_config, cls.model_config
-        cls.__shape__ = Shape(
-            words=frozenset(word for _, node, _ in found for word in _words(node)),
-            is_exact=all(_is_exact(cls, node) for _, node, _ in found)
-            and all(own.get(key) == config.get(key) for key in _EXACT_CONFIG)
-            and own.get("extra") != "allow"
-            and not cls.__private_attributes__,
-            has_private=any(node.get("function") is _write_private for _, node, _ in found),
-            secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
-            unwritable_fields=frozenset(
-                f for f, node, written in found if not written and node.get("type") in _UNWRITABLE
-            ),
-        )
-    return cls.__shape__
-
-
-def _words(node: dict[str, Any]) -> Iterator[str]:
-    if isinstance(node.get("validation_alias"), str):
-        yield node["validation_alias"]
-    for key in ("fields", "choices"):
-        yield from map(str, node[key] if isinstance(node.get(key), dict) else ())
-
-
-def _is_exact(cls: type[Message], node: dict[str, Any]) -> bool:
-    """Say whether values of this one schema, leaving aside those within it, read back equal."""
-    return (
-        node.get("type") in _EXACT
-        and not node.keys() & _NOT_EXACT
-        and node.get("serialization_alias") == node.get("validation_alias")
-        and node.get("cls", cls) is cls
-        and not node.get("computed_fields")
-        and node.get("keys_schema", {"type": "str"})["type"] == "str"
-        and all(type(value) in {str, int, bool} for value in node.get("expected", ()))
-    )
-
-
-def private_values(message: Message) -> list[str]:
-    """Return the private texts in a message, the longest first, so that other texts can be cleared of them."""
-    found = _Found()
-    todo: list[Any] = []
-    with suppress(Exception):  # A serialiser of the user's; what was found until then is what there is.
-        todo.append(message.model_dump(context=found, warnings=False))
-    while todo:
-        value = todo.pop()
-        if isinstance(value, SecretStr | SecretBytes):
-            secret = value.get_secret_value()
-            found.append(secret if isinstance(secret, str) else secret.decode(errors="replace"))
-        elif isinstance(value, dict):
-            todo += [*value, *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            todo += value
-    return sorted({text for text in found if text}, key=len, reverse=True)
+        loc = (*error.errors(include_input=False)[0]["loc"], "")
+        return loc[0] if loc[0] in shape_of(cls).words else "", "would be refused when read back"
+    except Exception:  # noqa: BLE001 - as above
+        return "", "has a value that JSON cannot hold, or that cannot be compared"

@@ -19,9 +19,11 @@ from messagebus.errors import (
     MessageClassError,
     NoHandlerError,
     NotAMessageError,
+    full_name,
     near_misses,
 )
-from messagebus.messages import Command, Event, Message, ReturnMessage, full_name, shape_of, wire_name
+from messagebus.messages import Command, Event, Message, ReturnMessage, wire_name
+from messagebus.shapes import shape_of
 
 __all__ = ["DEFAULT_REGISTRY", "MAX_BYTES", "Handler", "Plan", "Registry", "Snapshot", "handles"]
 
@@ -179,16 +181,15 @@ class Registry:
     def _add(self, additions: Mapping[type[Message], tuple[Handler, ...]]) -> None:
         with self._lock:
             handlers, names = dict(self.snapshot.handlers), dict(self.snapshot.names)
-            for cls, new in additions.items():
-                holder = names.setdefault(wire_name(cls), cls)
-                if holder is not cls:
-                    raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({_place(c)})" for c in (holder, cls)))
-                for handler in new:
-                    for old in handlers.get(cls, ()):
-                        if issubclass(cls, Command) or old.function == handler.function:
-                            raise DuplicateHandlerError(full_name(cls), str(old), str(handler))
-                    handlers[cls] = (*handlers.get(cls, ()), replace(handler, order=next(self._order)))
+            for cls in additions:
+                _take_name(names, cls)
                 handlers.setdefault(cls, ())
+            new = [(cls, handler) for cls, several in additions.items() for handler in several]
+            for cls, handler in sorted(new, key=lambda pair: pair[1].order):
+                for old in handlers[cls]:
+                    if issubclass(cls, Command) or old.function == handler.function:
+                        raise DuplicateHandlerError(full_name(cls), str(old), str(handler))
+                handlers[cls] = (*handlers[cls], replace(handler, order=next(self._order)))
             self.snapshot = Snapshot(handlers, names, strict=self.strict)
 
     @contextmanager
@@ -211,7 +212,7 @@ class Registry:
             del changed[cls], names[wire_name(cls)]
         else:
             changed[cls] = handlers
-            names.setdefault(wire_name(cls), cls)
+            _take_name(names, cls)
         self.snapshot = Snapshot(changed, names, strict=self.strict)
 
     def check(self) -> list[str]:
@@ -271,6 +272,12 @@ def _check_class(cls: Any, *, has_handler: bool, subclasses: bool) -> None:
     else:
         return
     raise MessageClassError(what, why, remedy)
+
+
+def _take_name(names: dict[str, type[Message]], cls: type[Message]) -> None:
+    holder = names.setdefault(wire_name(cls), cls)
+    if holder is not cls:
+        raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({_place(c)})" for c in (holder, cls)))
 
 
 def _describe(function: Callable[..., Any], *, subclasses: bool = False, blocking: bool = False) -> Handler:

@@ -1,0 +1,271 @@
+"""What the types of a message tell: what is private, what its JSON can hold, what of a payload may be repeated."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr
+from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic_core import CoreSchema, core_schema, from_json
+
+from messagebus.errors import MessageClassError, full_name
+
+__all__ = ["HIDDEN", "MASK", "STANDARD", "Private", "Shape", "bound", "find_unfit", "private_values", "shape_of"]
+
+MASK: Final = "**********"
+HIDDEN: Final = object()  # The serialisation context under which private fields are masked.
+STANDARD: Final = ConfigDict(
+    frozen=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    validate_default=True,
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+    hide_input_in_errors=True,
+)
+"""The configuration of every message, unless its class changes it."""
+
+_INT64 = 2**63
+
+
+class Private:
+    """Marks text that never shows in a log, an error, a note or a ``repr``: ``token: Annotated[str, Private]``.
+
+    Unlike ``SecretStr`` it is a plain ``str`` to the handler, and survives JSON.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        write = core_schema.wrap_serializer_function_ser_schema(_write_private, info_arg=True, schema=schema)
+        return {**schema, "serialization": write}
+
+
+def _write_private(value: Any, write: Callable[[Any], Any], info: Any) -> Any:
+    if isinstance(info.context, _Found):
+        info.context.append(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
+    return MASK if info.context is HIDDEN else write(value)
+
+
+class _Found(list[str]):
+    """A serialisation context that takes down what is private."""
+
+
+# Schemas
+
+_MODELS = frozenset({"model", "dataclass", "typed-dict", "definitions", "definition-ref"})
+_SKIPPED = frozenset({"serialization", "metadata", "default", "config"})
+Part = tuple[str, Any, bool]
+_JSON_FORM = {"json-or-python": "json_schema", "lax-or-strict": "lax_schema"}
+
+
+def schemas_in(node: Any, field: str = "", *, own: bool = False, written: bool = False) -> Iterator[Part]:
+    """Yield each schema within a schema, with its field, and whether a serialiser takes care of its JSON.
+
+    ``own`` leaves out models within the model: pydantic validates them by schemas of their own.
+    """
+    if isinstance(node, list | tuple):
+        for part in node:
+            yield from schemas_in(part, field, own=own, written=written)
+    elif isinstance(node, dict) and not (own and field and node.get("type") in _MODELS):
+        written = written or "serialization" in node
+        yield field, node, written
+        yield from ((field, node[key], written) for key in ("serialization",) if key in node)
+        form = _JSON_FORM.get(node.get("type", ""))
+        for key, part in node.items():
+            named = part.items() if key in {"fields", "choices"} and isinstance(part, dict) else [("", part)]
+            for name, inner in named if key not in _SKIPPED and form in {None, key} else ():
+                yield from schemas_in(inner, field or str(name), own=own, written=written)
+
+
+def bound(node: dict[str, Any]) -> None:
+    """Limit what a field takes: integers of 64 bits, and one error for a container instead of one per item.
+
+    Chosen integers beyond 64 bits make a set or a dict quadratic, and 300,000 bad items make 130 MB of errors.
+    """
+    if node.get("type") == "int":
+        node.setdefault("lt" if "lt" in node else "le", _INT64 - 1)
+        node.setdefault("gt" if "gt" in node else "ge", -_INT64)
+    elif node.get("type") in {"list", "tuple", "set", "frozenset", "dict"}:
+        node["fail_fast"] = True
+
+
+# What the types of a message class tell
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is known of a message class by the types of its fields alone."""
+
+    words: frozenset[str]  # Names of fields and aliases: what an error about a payload may repeat of it.
+    is_exact: bool  # Every value reads back equal from its JSON, so that nothing is tried when it is written.
+    keyed_fields: frozenset[str]  # Within these a number in a path may be a key of the payload.
+    private_fields: frozenset[str]  # Private ones, and those of a secret type.
+    secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
+    unwritable_fields: frozenset[str]  # Of a type that has no JSON at all.
+
+
+# Values of these always read back equal.
+_CONTAINERS = {"list", "tuple", "set", "frozenset"}
+_EXACT = {"model", "model-fields", "model-field", "default", "nullable", "literal", "dict", *_CONTAINERS} | {
+    "str", "int", "float", "bool", "none", "bytes", "uuid", "date"
+}  # fmt: skip
+_HARMLESS_CONFIG = {
+    "frozen",
+    "title",
+    "hide_input_in_errors",
+    "revalidate_instances",
+    "str_max_length",
+    "str_min_length",
+}
+_NOT_EXACT = frozenset({"serialization", "serialization_exclude", "serialization_exclude_if", "post_init", "to_upper",
+                        "to_lower", "strip_whitespace", "extras_schema", "extras_keys_schema"})  # fmt: skip
+_PRIVATE = (_write_private, SecretStr, SecretBytes)
+_UNWRITABLE = frozenset({"is-instance", "is-subclass", "callable", "generator"})
+
+
+def shape_of(cls: type[Any]) -> Shape:
+    """Return what the types of the class tell, worked out once.
+
+    Raises:
+        MessageClassError: If an annotation of the class cannot be resolved.
+    """
+    shape: Shape | None = cls.__shape__
+    if shape is None:
+        try:
+            cls.model_rebuild()
+        except PydanticUndefinedAnnotation as error:
+            why, remedy = (
+                f"its annotation {error.name!r} is not defined",
+                "Define or import that name beside the class.",
+            )
+            raise MessageClassError(f"use {full_name(cls)}", why, remedy) from None
+        found = list(schemas_in(cls.__pydantic_core_schema__))
+        _refuse_uncovered(cls, found)
+        shape = cls.__shape__ = Shape(
+            words=frozenset(word for _, node, _ in found for word in _words(node)),
+            is_exact=_has_exact_config(cls) and all(_is_exact(cls, node) for _, node, _ in found),
+            keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
+            private_fields=frozenset(f for f, node, _ in found if node.get("function") in _PRIVATE),
+            secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
+            unwritable_fields=frozenset(f for f, node, writ in found if not writ and node.get("type") in _UNWRITABLE),
+        )
+    return shape
+
+
+def _refuse_uncovered(cls: type[Any], found: list[Part]) -> None:
+    """Refuse a class whose own serializer would show what a field marks private."""
+    writers = {field for field, node, _ in found if node.get("function") is _write_private}
+    marked = {
+        name
+        for name, field in cls.model_fields.items()
+        if any(one is Private or isinstance(one, Private) for one in field.metadata)
+    }
+    if marked - writers or (writers and _is_uncovered(cls.__pydantic_core_schema__)):
+        why = "a serializer would show a field that is private"
+        raise MessageClassError(f"use {full_name(cls)}", why, "Leave the serializer out.")
+
+
+def _is_uncovered(node: Any) -> bool:
+    """Say whether a serializer of the user's stands in for that of a private schema within it."""
+    if isinstance(node, list | tuple):
+        return any(map(_is_uncovered, node))
+    if not isinstance(node, dict):
+        return False
+    parts = {key: part for key, part in node.items() if key not in _SKIPPED}
+    if node.get("serialization", {}).get("type") == "function-plain":
+        # What a reference refers to may be private.
+        is_private = any(inner.get("function") is _write_private for _, inner, _ in schemas_in(parts))
+        return node["type"] == "definition-ref" or is_private or any(map(_is_uncovered, parts.values()))
+    return any(map(_is_uncovered, parts.values()))
+
+
+def _words(node: dict[str, Any]) -> Iterator[str]:
+    if isinstance(node.get("validation_alias"), str):
+        yield node["validation_alias"]
+    for key in ("fields", "choices"):
+        yield from map(str, node[key] if isinstance(node.get(key), dict) else ())
+
+
+def _keys(node: dict[str, Any]) -> str | None:
+    return node["keys_schema"].get("type", "any") if "keys_schema" in node else None
+
+
+def _is_exact(cls: type[Any], node: dict[str, Any]) -> bool:
+    """Say whether values of this one schema, leaving aside those within it, read back equal."""
+    return (
+        node.get("type") in _EXACT
+        and not node.keys() & _NOT_EXACT
+        and not any(node.get(key) for key in ("custom_init", "allow_inf_nan", "computed_fields"))
+        and node.get("serialization_alias") == node.get("validation_alias")
+        and node.get("cls", cls) is cls
+        and (node.get("type") != "dict" or _keys(node) == "str")
+        and all(type(value) in {str, int, bool} for value in node.get("expected", ()))
+    )
+
+
+def _has_exact_config(cls: type[Any]) -> bool:
+    own, standard = cls.model_config, STANDARD
+    changed = {key for key, value in own.items() if standard.get(key, _HARMLESS_CONFIG) != value}
+    is_closed = own.get("extra") in {"forbid", "ignore"}
+    is_plain = not cls.__private_attributes__ and "__eq__" not in {
+        name for base in cls.__mro__[: cls.__mro__.index(BaseModel)] for name in vars(base)
+    }
+    return changed <= _HARMLESS_CONFIG and is_closed and is_plain
+
+
+def private_values(message: BaseModel) -> list[str]:
+    """Return the private texts in a message, the longest first, so that other texts can be cleared of them."""
+    found = _Found()
+    todo: list[Any] = []
+    for name in type(message).model_fields:
+        with suppress(Exception):  # A serialiser of the user's; the other fields are looked at all the same.
+            todo.append(message.model_dump(include={name}, context=found, warnings=False))
+    while todo:
+        value = todo.pop()
+        if isinstance(value, SecretStr | SecretBytes):
+            secret = value.get_secret_value()
+            found.append(secret if isinstance(secret, str) else secret.decode(errors="replace"))
+        elif isinstance(value, dict):
+            todo += [*value, *value.values()]
+        elif isinstance(value, Collection) and not isinstance(value, str | bytes):
+            todo += value
+    return sorted({text for text in found if text}, key=len, reverse=True)
+
+
+# Values that no message may hold
+
+# The shortest integer beyond 64 bits has nineteen digits; a float that overflows has an exponent of three.
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_SUSPECT = (b"0" * 19, b"e000", b"e+000")
+_MAX_DEPTH = 190
+
+
+def find_unfit(payload: bytes) -> str | None:
+    """Return what in some JSON no message may hold, wherever it stands; None if there is nothing, or it is no JSON."""
+    shapes = payload.translate(_DIGITS)
+    is_odd = any(part in shapes for part in _SUSPECT) or b"NaN" in payload or b"Infinity" in payload
+    if not is_odd and payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH:
+        return None
+    try:
+        return find_unfit_value(from_json(payload))
+    except ValueError:
+        return None
+
+
+def find_unfit_value(value: object) -> str | None:
+    """Do as `find_unfit` with Python values."""
+    todo = [(value, 1)]
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, dict | list | tuple):
+            if depth > _MAX_DEPTH:
+                return f"is nested deeper than {_MAX_DEPTH} levels"
+            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            return "has an integer beyond 64 bits"
+        elif isinstance(value, float) and not isfinite(value):
+            return "has a number that is not finite"
+    return None
