@@ -18,9 +18,9 @@ Output::
         timestamp       ...
     At debug: a record for each handler too, and the message, in which what is private is masked.
         event           handler.finished
-        message         None
+        data            None
         event           command.handled
-        message         {'user': 'ada', 'password': '**********', 'address': '**********'}
+        data            {'user': 'ada', 'password': '**********', 'address': '**********'}
     Disabled: nothing.
         -
     The logger named messagebus has a handler of yours: the line goes there, and not to stderr.
@@ -68,7 +68,7 @@ show(stderr.getvalue())
 print("At debug: a record for each handler too, and the message, in which what is private is masked.")
 with redirect_stderr(io.StringIO()) as stderr:
     MessageBus(message, log_level="debug")()
-show(stderr.getvalue(), "event", "message")
+show(stderr.getvalue(), "event", "data")
 
 print("Disabled: nothing.")
 with redirect_stderr(io.StringIO()) as stderr:

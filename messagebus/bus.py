@@ -191,33 +191,42 @@ class AsyncMessageBus(Run):
             return result
         if isinstance(result, AsyncIterable):
             return await _collect(result, self.max_messages + 1)
-        return await result if isawaitable(result) else result
+        result = await result if isawaitable(result) else result
+        # Here, and not where its messages are released: what a generator raises ends this handler alone.
+        return list(islice(result, self.max_messages + 1)) if isinstance(result, Iterator) else result
 
     async def _together(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[Handler, asyncio.Task[object]]:
         """Run the handlers at the same time; return when all have ended, also if this is cancelled meanwhile."""
         tasks = {handler: asyncio.create_task(self._call(handler, delivery.message)) for handler in handlers}
-        is_cancelled = False
-        try:
-            await asyncio.wait(tasks.values())
-        except asyncio.CancelledError:
-            is_cancelled = True
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.wait(tasks.values())
-        if not is_cancelled and not any(task.cancelled() for task in tasks.values()):
+        interruption: BaseException | None = None
+        left = set(tasks.values())
+        while left:
+            try:
+                _, left = await asyncio.wait(left)
+            except asyncio.CancelledError as cancellation:
+                interruption = cancellation
+                for task in left:
+                    task.cancel()
+        ends = {handler: _end_of(task) for handler, task in tasks.items()}
+        passing = [end for end in ends.values() if end is not None and not isinstance(end, Exception)]
+        if interruption is None and not passing:
             return tasks
-        for handler, task in tasks.items():
-            if not task.cancelled() and task.exception() is None:
-                with suppress(Exception):  # It will run again when the run goes on.
-                    if task.result() is not None:
-                        self._release(delivery, handler, task.result())
-                    delivery.done = (*delivery.done, handler)
-        raise asyncio.CancelledError
+        for handler in (handler for handler, end in ends.items() if end is None):
+            with suppress(Exception):  # It will run again when the run goes on.
+                if tasks[handler].result() is not None:
+                    self._release(delivery, handler, tasks[handler].result())
+                delivery.done = (*delivery.done, handler)
+        raise interruption or passing[0]
 
     async def handle_exception(self, exc: Exception, message: Message) -> None:  # noqa: ARG002 - overrides need it
         """Decide about a message that failed. The default logs and raises; if an override returns, the run goes on."""
         self._log_failure(exc)
         raise exc
+
+
+def _end_of(task: asyncio.Task[object]) -> BaseException | None:
+    """Return what a finished task raised."""
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def _call_blocking(handler: Handler, message: Message, limit: int) -> object:

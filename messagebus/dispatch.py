@@ -14,7 +14,14 @@ from structlog.contextvars import get_contextvars
 
 from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope
-from messagebus.errors import AsyncHandlerError, CascadeLimitError, DispatchError, HandlerError, full_name
+from messagebus.errors import (
+    AsyncHandlerError,
+    CascadeLimitError,
+    DispatchError,
+    HandlerError,
+    NotAMessageError,
+    full_name,
+)
 from messagebus.messages import Command, Event, Message, ReturnMessage
 from messagebus.registry import DEFAULT_REGISTRY, Handler, Plan, Registry, Snapshot
 from messagebus.tracebacks import describe, mark
@@ -140,7 +147,12 @@ class Run:
         if registry is not None:
             self.registry = registry
         self._snapshot: Snapshot = (registry or self.registry).snapshot
-        self._in_hand = delivery = Delivery(message, self._snapshot[type(message)], None)
+        try:
+            plan = self._snapshot[type(message)]
+        except NotAMessageError:
+            thing = message if isinstance(message, type) else type(message)
+            raise NotAMessageError(full_name(thing), is_class=thing is message) from None
+        self._in_hand = delivery = Delivery(message, plan, None)
         self._waiting: deque[Delivery] = deque()
         self.return_messages = []
         if log_level != "disabled" or error_log_level != "disabled":
@@ -217,8 +229,11 @@ class Run:
     def _release(self, delivery: Delivery, handler: Handler, result: object) -> None:
         """Give the messages that a handler returned their place in the order."""
         messages: Any = (result,) if type(result) in self._snapshot else self._follow_ups(delivery, handler, result)
-        for message in messages:
-            plan = self._snapshot[type(message)]
+        plans = [self._snapshot[type(message)] for message in messages]
+        for message, plan in zip(messages, plans, strict=True):
+            if plan.is_return and not plan.is_plain:
+                plan.check(message)
+        for message, plan in zip(messages, plans, strict=True):
             if plan.is_return:
                 self.return_messages.append(message)
             else:

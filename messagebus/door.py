@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json
 
 from messagebus.envelope import CloudEvent, Envelope
 from messagebus.errors import InvalidMessageError, MessageTooLargeError, UnknownMessageError, full_name, near_misses
 from messagebus.messages import Message
-from messagebus.shapes import find_unfit, find_unfit_value, shape_of
+from messagebus.shapes import find_unfit_value, is_suspect, shape_of
 
 __all__ = ["MAX_BYTES", "Door", "check_again"]
 
@@ -39,6 +39,7 @@ class Door:
         # The fields of such classes set the limits themselves; others would let pass what could not be written again.
         self._is_exact = all(shape_of(cls).is_exact for cls in names.values())
         anything = core_schema.typed_dict_field(core_schema.any_schema())
+        nothing = core_schema.typed_dict_field(core_schema.none_schema(), required=False)
         choices: dict[Any, core_schema.CoreSchema] = {}
         definitions: dict[str, core_schema.CoreSchema] = {}
         for name, cls in names.items():
@@ -47,7 +48,7 @@ class Door:
                 definitions.update((inner["ref"], inner) for inner in schema["definitions"])
                 schema = schema["schema"]
             data = core_schema.with_default_schema(schema, default={}, validate_default=True)
-            fields = {"type": anything, "data": core_schema.typed_dict_field(data)}
+            fields = {"type": anything, "data": core_schema.typed_dict_field(data), "data_base64": nothing}
             choices[name] = core_schema.typed_dict_schema(fields, extra_behavior="allow")
         union = core_schema.tagged_union_schema(choices, "type")
         self._validator = SchemaValidator(core_schema.definitions_schema(union, list(definitions.values())))
@@ -56,8 +57,10 @@ class Door:
         """Return the message in a mapping, and its envelope if it is a CloudEvent."""
         if not isinstance(mapping, Mapping):
             raise InvalidMessageError("", (("", "it is no mapping"),), hint=_WIRE_FORM)
-        _refuse(find_unfit_value(mapping))
-        return self._admit(self._validator.validate_python, dict(mapping))
+        mapping = dict(mapping)
+        self._refuse_flood(mapping)
+        self._refuse_unfit(mapping)
+        return self._admit(self._validator.validate_python, mapping)
 
     def read_json(self, payload: bytes | str, max_bytes: int) -> tuple[Message, Envelope | None]:
         """Do as `read` with JSON, which is measured before it is parsed."""
@@ -65,22 +68,36 @@ class Door:
             payload = payload.encode(errors="surrogatepass")
         if len(payload) > max_bytes or isinstance(payload, str):
             raise MessageTooLargeError(len(payload), max_bytes)
-        if payload.count(b'":') > _MANY_FIELDS:
-            with suppress(ValueError):  # What is no JSON is refused in a moment.
-                self._refuse_flood(from_json(payload))
-        if not self._is_exact:
-            _refuse(find_unfit(payload))
+        has_many = payload.count(b'":') > _MANY_FIELDS
+        if has_many or (not self._is_exact and is_suspect(payload)):
+            wire = _parsed(payload)
+            if has_many:
+                self._refuse_flood(wire)
+            if not self._is_exact:
+                self._refuse_unfit(wire)
+            del wire  # Before pydantic makes its own.
         return self._admit(self._validator.validate_json, payload)
 
     def _refuse_flood(self, wire: Any) -> None:
         """Refuse thousands of unknown fields before pydantic makes an error of each, which takes more memory."""
-        if isinstance(wire, dict) and isinstance(wire.get("data"), dict):
-            cls = self.names.get(str(wire.get("type")))
-            if cls is not None and cls.model_config.get("extra") == "forbid":
-                count = len(wire["data"].keys() - shape_of(cls).words)
-                if count > _MAX_COUNTED:
-                    why = f"it has {count:,} fields that the class does not have"
-                    raise InvalidMessageError(full_name(cls), (("", why),), count)
+        cls: Any = self.names.get(str(wire.get("type"))) if isinstance(wire, dict) else None
+        todo = [(cls, wire.get("data"))] if cls is not None else []
+        while todo:
+            model, data = todo.pop()
+            if not isinstance(data, dict):
+                continue
+            fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+            count = sum(name not in fields for name in data) if len(data) > _MANY_FIELDS else 0
+            if count > _MAX_COUNTED and model.model_config.get("extra") == "forbid":
+                raise InvalidMessageError(full_name(cls), (("", f"it has {count:,} unknown fields"),))
+            kinds = ((kind, data.get(name)) for name, kind in fields.items())
+            todo += [(kind, part) for kind, part in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+    def _refuse_unfit(self, wire: Any) -> None:
+        cls = self.names.get(str(wire.get("type"))) if isinstance(wire, Mapping) else None
+        why = find_unfit_value(wire, counts_texts=cls is not None and shape_of(cls).is_open)
+        if why is not None:
+            raise InvalidMessageError("", (("", f"it {why}"),))
 
     def _admit(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
         refusal: InvalidMessageError | None = None
@@ -89,6 +106,10 @@ class Door:
             return wire["data"], None if len(wire) == len(_TYPE_AND_DATA) else self._envelope(wire)
         except ValidationError as error:
             refusal = self._refusal(error)
+        except InvalidMessageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a validator of the user's that was not prepared for such a value
+            refusal = InvalidMessageError("", (("", f"a validator of its class raised {type(error).__name__}"),))
         # Raised out here, so that nothing refers to pydantic's error, which holds the payload.
         raise refusal
 
@@ -125,6 +146,12 @@ class Door:
 _TYPE_AND_DATA = frozenset({"type", "data"})
 
 
+def _parsed(payload: bytes) -> Any:
+    with suppress(ValueError):  # What is no JSON is refused in a moment.
+        return from_json(payload)
+    return None
+
+
 def check_again(message: Message) -> None:
     """Validate a message that asks for it, by ``revalidate_instances="always"`` in its model's config.
 
@@ -140,11 +167,6 @@ def check_again(message: Message) -> None:
         raise refusal
 
 
-def _refuse(why: str | None) -> None:
-    if why is not None:
-        raise InvalidMessageError("", (("", f"it {why}"),))
-
-
 def _class_errors(error: ValidationError, cls: type[Message], *, skip: int) -> InvalidMessageError:
     shape = shape_of(cls)
     return _field_errors(error, full_name(cls), shape.words, skip=skip, keyed=shape.keyed_fields)
@@ -158,11 +180,11 @@ def _field_errors(
     for one in errors[:_MAX_LISTED]:
         # What is wrong with the wire's own "data" is said of it; of what is in it, without it.
         parts = one["loc"][2 * skip :] or one["loc"][skip:]
-        shown = (*words, "data") if parts == one["loc"][skip:] else words
+        shown = words | {"data", "data_base64"} if parts == one["loc"][skip:] else words
+        # A number is an index, but for where it may be a key.
+        hides = not parts or isinstance(parts[0], int) or parts[0] in keyed
         path = [
-            f"[{'*' if keyed & {parts[0]} else part}]"
-            if isinstance(part, int)
-            else f".{part if part in shown else '*'}"
+            f"[{'*' if hides else part}]" if isinstance(part, int) else f".{part if part in shown else '*'}"
             for part in parts
         ]
         if one["type"] == "extra_forbidden":

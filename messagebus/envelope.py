@@ -7,10 +7,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticSerializationError
 from pydantic_core import to_json as dump_json
 
-from messagebus.errors import DispatchError
+from messagebus.errors import DispatchError, UnwritableMessageError, full_name
 from messagebus.messages import Message, to_json, wire_name
 
 __all__ = ["Envelope", "Identity", "current_envelope", "new_id"]
@@ -112,7 +113,7 @@ class Envelope:
         """Write the envelope as a CloudEvent in structured JSON mode; ``source``, a URI, names the sender.
 
         Raises:
-            UnwritableMessageError: If the message would not read back the same.
+            UnwritableMessageError: If the message would not read back the same, or an attribute is none of CloudEvents.
         """
         attributes = {
             **{name: value for name, value in self.headers.items() if name not in _RESERVED},
@@ -125,7 +126,13 @@ class Envelope:
         }
         if self.causation_id is not None:
             attributes["causationid"] = self.causation_id
-        return dump_json(attributes)[:-1] + b"," + to_json(self.message)[1:]
+        try:
+            CloudEvent.model_validate({**attributes, "time": self.time.isoformat()})
+            written = dump_json(attributes)
+        except (ValidationError, PydanticSerializationError):
+            why = "has an envelope with attributes that are none of a CloudEvent"
+            raise UnwritableMessageError(full_name(type(self.message)), "", why) from None
+        return written[:-1] + b"," + to_json(self.message)[1:]
 
 
 CURRENT: Final[ContextVar[Envelope | None]] = ContextVar("messagebus", default=None)
@@ -144,7 +151,7 @@ def current_envelope() -> Envelope:
     return envelope
 
 
-_RESERVED = frozenset({"type", "data", "data_base64"})
+_RESERVED = frozenset({"type", "data"})
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 

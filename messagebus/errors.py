@@ -85,12 +85,13 @@ class MessageClassError(UsageError, TypeError):
 class NotAMessageError(UsageError, TypeError):
     """Something that is no message stands where a message belongs."""
 
-    def __init__(self, given: str) -> None:
+    def __init__(self, given: str, *, is_class: bool = False) -> None:
         remedy = (
             "Make a message of it first: PlaceOrder(...) in Python, registry.validate({'type': ..., 'data': ...}) "
             "for a mapping, handle_json(payload) for JSON."
         )
-        super().__init__(f"dispatch an object of type {given}", "it is no Command, Event or ReturnMessage", remedy)
+        what = f"the class {given} itself" if is_class else f"an object of type {given}"
+        super().__init__(f"dispatch {what}", "it is no Command, Event or ReturnMessage", remedy)
         self.given = given
 
 

@@ -169,6 +169,10 @@ def _prove(message: Message) -> None:
     raise UnwritableMessageError(full_name(cls), *_culprit(message)) from None
 
 
+def _alone(message: Message, field: str) -> bytes:
+    return message.__pydantic_serializer__.to_json(message, include={field}, warnings=False)
+
+
 def _culprit(message: Message) -> tuple[str, str]:
     """Return the first field that does not survive JSON, and why."""
     cls = type(message)
@@ -176,7 +180,7 @@ def _culprit(message: Message) -> tuple[str, str]:
         if name in shape_of(cls).secret_fields:
             return name, f"is of a secret type, which JSON shows as '{MASK}' and cannot bring back"
         try:
-            unfit = find_unfit(b"[%b]" % cls.__pydantic_serializer__.to_json(message, include={name}, warnings=False))
+            unfit = find_unfit(b"[%b]" % _alone(message, name))
         except Exception:  # noqa: BLE001 - as above
             unfit = "has a value that JSON cannot hold"
         if unfit is not None:

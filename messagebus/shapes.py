@@ -101,6 +101,7 @@ class Shape:
 
     words: frozenset[str]  # Names of fields and aliases: what an error about a payload may repeat of it.
     is_exact: bool  # Every value reads back equal from its JSON, so that nothing is tried when it is written.
+    is_open: bool  # A plain model in it takes integers of any size, from text too.
     keyed_fields: frozenset[str]  # Within these a number in a path may be a key of the payload.
     private_fields: frozenset[str]  # Private ones, and those of a secret type.
     secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
@@ -147,6 +148,7 @@ def shape_of(cls: type[Any]) -> Shape:
         shape = cls.__shape__ = Shape(
             words=frozenset(word for _, node, _ in found for word in _words(node)),
             is_exact=_has_exact_config(cls) and all(_is_exact(cls, node) for _, node, _ in found),
+            is_open=any(node.get("type") == "int" and not node.keys() & {"le", "lt"} for _, node, _ in found),
             keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
             private_fields=frozenset(f for f, node, _ in found if node.get("function") in _PRIVATE),
             secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
@@ -241,29 +243,42 @@ def private_values(message: BaseModel) -> list[str]:
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _SUSPECT = (b"0" * 19, b"e000", b"e+000")
 _MAX_DEPTH = 190
+_MAX_TEXTS = 1_000
 
 
-def find_unfit(payload: bytes) -> str | None:
-    """Return what in some JSON no message may hold, wherever it stands; None if there is nothing, or it is no JSON."""
+def is_suspect(payload: bytes) -> bool:
+    """Say whether some JSON may hold what no message may, by a look at its bytes that costs next to nothing."""
     shapes = payload.translate(_DIGITS)
     is_odd = any(part in shapes for part in _SUSPECT) or b"NaN" in payload or b"Infinity" in payload
-    if not is_odd and payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH:
+    return is_odd or payload.count(b"[") + payload.count(b"{") >= _MAX_DEPTH
+
+
+def find_unfit(written: bytes) -> str | None:
+    """Return what no message may hold in JSON that was written here; None if there is nothing."""
+    if not is_suspect(written):
         return None
     try:
-        return find_unfit_value(from_json(payload))
+        return find_unfit_value(from_json(written))
     except ValueError:
-        return None
+        return f"is nested deeper than {_MAX_DEPTH} levels"
 
 
-def find_unfit_value(value: object) -> str | None:
-    """Do as `find_unfit` with Python values."""
+def find_unfit_value(value: object, *, counts_texts: bool = False) -> str | None:
+    """Do as `find_unfit` with Python values; on request look for floods of long integers as texts and keys too."""
     todo = [(value, 1)]
+    texts = 0
     while todo:
         value, depth = todo.pop()
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, dict | list | tuple | set | frozenset):
             if depth > _MAX_DEPTH:
                 return f"is nested deeper than {_MAX_DEPTH} levels"
-            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
+            keys = list(value) if isinstance(value, dict) and counts_texts else []
+            parts = value.values() if isinstance(value, dict) else value
+            todo += [(part, depth + 1) for part in (*keys, *parts)]
+        elif counts_texts and isinstance(value, str) and len(value) >= len(_SUSPECT[0]) and value.lstrip("-").isdigit():
+            texts += 1
+            if texts > _MAX_TEXTS:
+                return f"has more than {_MAX_TEXTS:,} integers beyond 64 bits as text"
         elif isinstance(value, int) and not -_INT64 <= value < _INT64:
             return "has an integer beyond 64 bits"
         elif isinstance(value, float) and not isfinite(value):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from messagebus.messages import Message
-from messagebus.shapes import MASK, private_values
+from messagebus.shapes import MASK, private_values, shape_of
 
 __all__ = ["describe", "mark"]
 
@@ -32,6 +32,8 @@ class Passed(list[Message]):
 
 def mark(error: Exception, message: Message) -> None:
     """Remember on an exception that it was raised in a handler of the message."""
+    if not shape_of(type(message)).private_fields:
+        return
     with suppress(Exception):  # An exception may refuse attributes.
         error.__dict__.setdefault("__messagebus__", Passed()).append(message)
 

@@ -310,7 +310,7 @@ def test_log_error_can_be_called_by_an_override(bus_class):
     bus.log_error("order.lost", LookupError("no such order"))
 
     assert {"event": "order.lost", "order_id": "o-1", "log_level": "warning"}.items() <= records[0].items()
-    assert records[1]["exception"][0]["exc_type"] == "LookupError"
+    assert records[1]["failure"][0]["exc_type"] == "LookupError"
 
 
 @pytest.mark.parametrize("bus_class", BUSES)

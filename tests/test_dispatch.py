@@ -30,6 +30,7 @@ from messagebus import (
     Event,
     HandlerError,
     InvalidMessageError,
+    Message,
     MessageBus,
     NoHandlerError,
     NotAMessageError,
@@ -313,12 +314,12 @@ def test_long_cascade_needs_constant_stack_and_memory(bus, length):
 
 class Swallowing(MessageBus):
     def handle_exception(self, exc, message):
-        pass
+        self.decided = [*getattr(self, "decided", ()), exc]
 
 
 class AsyncSwallowing(AsyncMessageBus):
     async def handle_exception(self, exc, message):
-        pass
+        self.decided = [*getattr(self, "decided", ()), exc]
 
 
 class Silent(MessageBus):
@@ -413,7 +414,24 @@ def test_endless_run_leaves_one_record(bus_class, endless):
         run(Limited(Ping(), registry=registry, logger=logger, log_level="disabled"))
 
     assert [(one["event"], one["log_level"]) for one in records] == [("message.failed", "error")]
-    assert full_name(Ping) in records[0]["exception"][0]["exc_value"]
+    assert full_name(Ping) in records[0]["failure"][0]["exc_value"]
+
+
+@pytest.mark.parametrize("bus_class", [Swallowing, AsyncSwallowing])
+def test_limit_is_decided_about_once(bus_class):
+    """It is the failure of the message that went too far; an override cannot undo it (L12, L15)."""
+    registry = Registry()
+    ping_pong(registry)
+
+    class Limited(bus_class):
+        max_messages = 2_000
+
+    bus = Limited(Ping(), registry=registry, **QUIET)
+
+    with pytest.raises(CascadeLimitError) as caught:
+        run(bus)
+
+    assert [caught.value] == bus.decided
 
 
 @every_bus
@@ -437,8 +455,9 @@ def test_limit_names_every_type_of_the_loop(bus_class):
     )
 
 
-@pytest.mark.parametrize("endless", [ping_pong, fan_out])
-@pytest.mark.parametrize("bus_class", [MessageBus, AsyncMessageBus])
+@pytest.mark.parametrize(
+    ("bus_class", "endless"), [(MessageBus, ping_pong), (AsyncMessageBus, ping_pong), (MessageBus, fan_out)]
+)
 def test_endless_run_is_stopped_within_fifty_megabytes(bus_class, endless):
     """With the limit as it comes, a run without end costs little before it is stopped (L12)."""
     registry = Registry()
@@ -611,20 +630,25 @@ def test_anything_but_messages_is_refused(bus_class, kind):
     assert (bus.pending, bus.return_messages) == ([], [])
 
 
+class Bare(Message):
+    """Neither command nor event nor return message."""
+
+
+@pytest.mark.parametrize("wrong", ["placed", Bare()])
 @every_bus
-def test_handler_that_returned_something_wrong_releases_nothing(bus_class):
+def test_handler_that_returned_something_wrong_releases_nothing(bus_class, wrong):
     """It did not finish well, so that the messages before the wrong one are not released either (L13)."""
     seen = []
     registry = Registry()
-    registry.register(Ping, lambda message: [Step(path="lost"), "placed"])
+    registry.register(Ping, lambda message: [Step(path="lost"), Reply(), wrong])
     registry.register(Ping, lambda message: Step(path="kept"))
     registry.register(Step, lambda message: seen.append(message.path))
     bus = bus_class(Ping(), registry=registry, **QUIET)
 
-    with pytest.raises(HandlerError):
+    with pytest.raises((HandlerError, NotAMessageError)):
         run(bus)
-    run(bus)
 
+    assert [] == run(bus)
     assert [*seen] == ["kept"]
 
 
@@ -641,7 +665,7 @@ def test_raising_while_iterated_is_the_handlers_own_failure(bus_class):
 # What is dispatched
 
 
-@pytest.mark.parametrize("given_", [{"path": "0"}, "Start", None, Start, 7, Plain()], ids=repr)
+@pytest.mark.parametrize("given_", [{"path": "0"}, "Start", None, Start, 7, Plain(), Bare()], ids=repr)
 @pytest.mark.parametrize("bus_class", [MessageBus, AsyncMessageBus])
 def test_what_is_no_message_is_refused_when_the_bus_is_made(bus_class, given_):
     """A dict where a message belongs is met before anything ran, and the sentence says how to make a message."""

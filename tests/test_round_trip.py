@@ -50,7 +50,7 @@ CANARY = "canary-4111"
 
 # Nothing is timed, and the same examples come every time: a red run is a defect, never the weather.
 checked = settings(
-    max_examples=600,
+    max_examples=400,
     deadline=None,
     derandomize=True,
     database=None,
@@ -526,6 +526,18 @@ class WithNameOnly(Command):
     number: int = Field(alias="n")
 
 
+class WithOutgoingName(Command):
+    number: int = Field(serialization_alias="n")
+
+
+class WithIncomingName(Command):
+    number: int = Field(validation_alias="n")
+
+
+class WithMoment(Command):
+    moment: datetime
+
+
 class WithMilliseconds(Command):
     model_config = ConfigDict(ser_json_temporal="milliseconds")
 
@@ -603,6 +615,10 @@ CURIOSITIES: list[tuple[type[Message], dict[str, Any]]] = [
     (WithExclusionIf, {"number": 5}),
     (WithComputedField, {}),
     (WithNameOnly, {"number": 5}),
+    (WithOutgoingName, {"number": 5}),
+    (WithIncomingName, {"n": 5}),
+    (WithMoment, {"moment": datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=30, seconds=15)))}),
+    (WithMoment, {"moment": datetime(2020, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Prague"))}),
     (WithMilliseconds, {"day": date(1970, 1, 10)}),
     (WithSeconds, {"day": date(1, 1, 1)}),
     (WithInit, {"number": 5}),

@@ -4,11 +4,12 @@ import os
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
-from typing import Any
+from typing import Any, TextIO
 
+from messagebus import ConfigurationError
 from messagebus.cli import check, handle, listing
-from messagebus.errors import ConfigurationError
 
 __all__ = ["main"]
 
@@ -40,6 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # It has said why.
         return int(stop.code or 0)
     try:
+        return _run(options)
+    finally:
+        _settle_errors()
+
+
+def _run(options: Namespace) -> int:
+    try:
         code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -48,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
+        _discard(sys.stdout)
         code = _BROKEN_PIPE
     except OSError as error:
-        _discard_output()
+        _discard(sys.stdout)
         code = _explain(f"Cannot go on: {error}.", _FAILED)
     return code
 
@@ -66,13 +74,25 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _explain(sentence: str, code: int) -> int:
-    print(f"messagebus: {sentence}", file=sys.stderr)
+    with suppress(OSError):  # Nobody reads standard error any more.
+        print(f"messagebus: {sentence}", file=sys.stderr)
     return code
 
 
-def _discard_output() -> None:
-    """Send what is still buffered for standard output nowhere, so that the interpreter does not stumble over it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _settle_errors() -> None:
+    """Write what is left for standard error; if nobody reads it, the exit code is still the one that was meant."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Send what is still buffered for a stream nowhere, so that the interpreter does not stumble over it at the end."""
+    if stream is not None:
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # The stream may be no real file.
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _parser() -> ArgumentParser:

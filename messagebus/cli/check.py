@@ -3,8 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from typing import Final
 
+from messagebus import UsageError
 from messagebus.cli.target import ImportFailedError, add_target, load
-from messagebus.errors import UsageError
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
 

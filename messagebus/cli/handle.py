@@ -12,17 +12,23 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
-from messagebus import logs
-from messagebus.bus import AsyncMessageBus, MessageBus
+from messagebus import (
+    AsyncMessageBus,
+    Envelope,
+    Message,
+    MessageBus,
+    MessageBusError,
+    MessageTooLargeError,
+    Registry,
+    ReturnMessage,
+    to_json,
+)
 from messagebus.cli import records
 from messagebus.cli.lines import Input, find_inputs, read_lines
 from messagebus.cli.progress import Progress
 from messagebus.cli.results import Results
 from messagebus.cli.target import add_target, load
-from messagebus.envelope import Envelope
-from messagebus.errors import MessageBusError, MessageTooLargeError
-from messagebus.messages import Message, ReturnMessage, to_json
-from messagebus.registry import MAX_BYTES, Registry
+from messagebus.registry import MAX_BYTES
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -92,6 +98,8 @@ def run(options: Namespace) -> int:
         registry = load(options.target)
         write_error = None if options.error_log_level == "disabled" else getattr(logger, options.error_log_level)
         work = _Work(inputs, options.max_bytes, registry, write_error, results, progress)
+        if progress is not None:
+            progress.start()
         work.run(registry=registry, logger=logger, **levels)
         return work.exit_code
 
@@ -258,7 +266,7 @@ class _Work:
     def _fail(self, error: BaseException) -> None:
         """Take a cancellation that nobody asked of the whole for the failure of one line; the bus lets it pass."""
         self._has_failed = True
-        self._record(logs.MESSAGE_FAILED, error)
+        self._record(records.MESSAGE_FAILED, error)
 
     def _record(self, event: str, error: BaseException) -> None:
         """Write a record of an error: its text only if it is one of ours, which hold no value of a payload."""

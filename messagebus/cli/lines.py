@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from messagebus.errors import ConfigurationError, MessageTooLargeError
+from messagebus import ConfigurationError, MessageTooLargeError
 
 __all__ = ["Input", "find_inputs", "read_lines"]
 

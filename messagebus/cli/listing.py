@@ -4,9 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any, Final
 
+from messagebus import Command, Event, Message, Registry, wire_name
 from messagebus.cli.target import add_target, load
-from messagebus.messages import Command, Event, Message, wire_name
-from messagebus.registry import Registry
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
 

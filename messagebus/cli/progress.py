@@ -5,7 +5,7 @@ import os
 from time import perf_counter
 from typing import Any
 
-from messagebus.errors import MessageTooLargeError
+from messagebus import MessageTooLargeError
 
 __all__ = ["Progress"]
 
@@ -25,9 +25,13 @@ class Progress(io.RawIOBase):
         super().__init__()
         self._terminal, self._total = terminal, total
         self._lines = self._bytes = self._width = 0
+        self._started = self._due = 0.0
+        self._is_line_open = self._is_finished = False
+
+    def start(self) -> None:
+        """Start the clock, and show that nothing is done yet."""
         self._started = perf_counter()
-        self._due = 0.0
-        self._is_finished = False
+        self._put(self._draw())
 
     def advance(self, line: bytes | MessageTooLargeError) -> None:
         """Count one more line; show it if the last picture is old enough."""
@@ -42,8 +46,11 @@ class Progress(io.RawIOBase):
         self._due = 0.0
 
     def finish(self) -> None:
-        """Leave the last picture standing; what is written later appears below it."""
-        self._put(self._clear() + self._draw() + b"\n")
+        """Leave the last picture standing, if there was anything to show; what is written later appears below it."""
+        if self._lines:
+            end = b"\n" if self._is_line_open else b""
+            self._is_line_open = False
+            self._put(self._clear() + end + self._draw() + b"\n")
         self._width, self._is_finished = 0, True
 
     # What a stream has
@@ -60,7 +67,9 @@ class Progress(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         """Write above the progress line, in one piece with clearing and drawing it."""
         text = bytes(data)
-        self._put(self._clear() + text + (self._draw() if text.endswith(b"\n") else b""))
+        if text:
+            self._is_line_open = not text.endswith(b"\n")
+            self._put(self._clear() + text + self._draw())
         return len(text)
 
     def _put(self, text: bytes) -> None:
@@ -73,14 +82,15 @@ class Progress(io.RawIOBase):
         return b"\r" + b" " * width + b"\r" if width else b""
 
     def _draw(self) -> bytes:
-        if self._is_finished:
+        if not self._started or self._is_finished or self._is_line_open:
             return b""
         now = perf_counter()
         self._due = now + _INTERVAL
         done, total = (f"{size / _MEGABYTE:,.1f}" for size in (self._bytes, self._total))
-        share = self._bytes / self._total if self._total else 1
+        share = min(self._bytes / self._total, 1) if self._total else 1
         rate = self._lines / max(now - self._started, 0.001)
         text = f"{self._lines:,} lines, {done} of {total} MB ({share:.0%}), {rate:,.0f} lines/s"
-        text = text[: os.get_terminal_size(self._terminal).columns - 1]
+        # A terminal that does not know its width says 0.
+        text = text[: (os.get_terminal_size(self._terminal).columns or 80) - 1]
         self._width = len(text)
         return text.encode()

@@ -7,8 +7,8 @@ import sys
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from messagebus import ConfigurationError
 from messagebus.cli.progress import Progress
-from messagebus.errors import ConfigurationError
 
 __all__ = ["Results"]
 

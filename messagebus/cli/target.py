@@ -11,8 +11,8 @@ from os.path import dirname, relpath
 from traceback import extract_tb
 from types import ModuleType
 
-from messagebus.errors import ConfigurationError
-from messagebus.registry import DEFAULT_REGISTRY, Registry
+from messagebus import ConfigurationError, Registry
+from messagebus.registry import DEFAULT_REGISTRY
 
 __all__ = ["ImportFailedError", "add_target", "load"]
 

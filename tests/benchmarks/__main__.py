@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             report["tables"][name] = _measured_apart(name, options.size)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        rounded = json.loads(json.dumps(report), parse_float=lambda digits: round(float(digits), 3))
+        options.json.write_text(json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
     if options.markdown and options.markdown != Path("-"):
         options.markdown.write_text(as_markdown(report))
     if options.chart:

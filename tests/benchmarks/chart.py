@@ -27,11 +27,12 @@ def draw(peers: Sequence[Peer], path: Path) -> None:
     with rc_context(settings):
         figure = Figure(figsize=(8, 0.6 + 0.42 * len(bars)), layout="constrained")
         axes = figure.subplots()
-        names = [name_of(peer) for _, peer in bars]
+        names = [f"{name_of(peer)} ({peer['messages']})" for _, peer in bars]
         colors = [_OURS if peer["is_ours"] else _OTHERS for _, peer in bars]
         drawn = axes.barh(names, [value for value, _ in bars], color=colors, height=0.66)
         axes.bar_label(drawn, [_label(value) for value, _ in bars], padding=5, color=_TEXT)
-        axes.set_title("One command, its handler and its result, logs off: µs (log scale, less is better)", fontsize=10)
+        figure.suptitle("One command, its handler and its result, logs off", x=0.01, ha="left", fontweight="bold")
+        axes.set_xlabel("CPU time in µs, on a logarithmic scale; less is better", color=_TEXT)
         axes.set_xscale("log")
         axes.margins(x=0.12)
         axes.spines[:].set_visible(False)

@@ -151,7 +151,7 @@ def _installed(distribution: str, folder: Path) -> Path:
 
 def _reason(text: str) -> str:
     lines = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "Requires-Python" in line]
+    telling = [line.rpartition(": ")[2] for line in lines if "Requires-Python" in line]
     return (telling or lines or ["it says nothing"])[-1][:200]
 
 

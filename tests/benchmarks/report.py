@@ -40,8 +40,8 @@ def as_markdown(report: Report) -> str:
     machine = report["machine"]
     about = (
         f"Measured on {machine['date']}: {machine['python']} ({machine['build']}), {machine['packages']}, "
-        f"{machine['processor']}, {machine['system']}. Times are CPU times, medians with minima in brackets; a ratio is "
-        "the median of the ratios of the same rounds. Run it yourself: `python -m tests.benchmarks`."
+        f"{machine['processor']}, {machine['system']}. Times are CPU times: medians, with minima in brackets; a "
+        "ratio is the median of the ratios of the same rounds. Run it yourself: `python -m tests.benchmarks`."
     )
     parts = [about]
     if report["tables"]:

@@ -14,7 +14,7 @@ import pytest
 import messagebus
 
 ROOT = Path(messagebus.__file__).parents[1]
-SHOP = '''
+SHOP = """
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -71,7 +71,7 @@ def log_in(command: LogIn) -> Ticket:
 @handles(BreakDown)
 def break_down(command: BreakDown) -> None:
     raise RuntimeError("broken down")
-'''
+"""
 
 
 class CommandLine:
@@ -80,7 +80,8 @@ class CommandLine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONWARNINGS", "PYTHONUNBUFFERED"}}
+        self.environment = {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         self.write("shop.py", SHOP)
 
     def write(self, name: str, text: str) -> Path:
@@ -107,6 +108,12 @@ class CommandLine:
             finally:
                 process.kill()
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def shell(self, script: str) -> "subprocess.CompletedProcess[bytes]":
+        """Run a script in bash, where ``messagebus`` is the command."""
+        options: dict[str, Any] = {"cwd": self.directory, "env": self.environment, "capture_output": True}
+        define = f'messagebus() {{ exec "{sys.executable}" -W error -m messagebus "$@"; }}'
+        return subprocess.run(["bash", "-c", f"{define}\n{script}"], check=False, timeout=120, **options)
 
 
 @pytest.fixture
