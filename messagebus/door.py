@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json
@@ -90,8 +90,7 @@ class Door:
             count = sum(name not in fields for name in data) if len(data) > _MANY_FIELDS else 0
             if count > _MAX_COUNTED and model.model_config.get("extra") == "forbid":
                 raise InvalidMessageError(full_name(cls), (("", f"it has {count:,} unknown fields"),))
-            kinds = ((kind, data.get(name)) for name, kind in fields.items())
-            todo += [(kind, part) for kind, part in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            todo += [(kind, data.get(name)) for name, annotation in fields.items() for kind in _models_in(annotation)]
 
     def _refuse_unfit(self, wire: Any) -> None:
         cls = self.names.get(str(wire.get("type"))) if isinstance(wire, Mapping) else None
@@ -144,6 +143,12 @@ class Door:
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _parsed(payload: bytes) -> Any:

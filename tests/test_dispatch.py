@@ -231,19 +231,19 @@ def test_finished_bus_called_again_dispatches_nothing(bus_class):
 
 @every_bus
 def test_run_sees_the_registry_as_it_was(bus_class):
-    """A handler registered while a run is under way serves the next one (L9)."""
+    """A handler registered while a run is under way serves the next one, however late its turn would come (L9)."""
     calls = []
     registry = Registry()
-
-    def late(message):
-        calls.append("late")
 
     @registry.handles(Start)
     def start(message):
         calls.append("start")
         if calls == ["start"]:
-            registry.register(Step, late)
-        return Step()
+            registry.register(Step, lambda message: calls.append("late"))
+        return Ping()
+
+    registry.register(Ping, lambda message: Pong())
+    registry.register(Pong, lambda message: Step())
 
     run(bus_class(Start(), registry=registry, **QUIET))
     assert [*calls] == ["start"]
@@ -665,17 +665,28 @@ def test_raising_while_iterated_is_the_handlers_own_failure(bus_class):
 # What is dispatched
 
 
-@pytest.mark.parametrize("given_", [{"path": "0"}, "Start", None, Start, 7, Plain(), Bare()], ids=repr)
-@pytest.mark.parametrize("bus_class", [MessageBus, AsyncMessageBus])
-def test_what_is_no_message_is_refused_when_the_bus_is_made(bus_class, given_):
-    """A dict where a message belongs is met before anything ran, and the sentence says how to make a message."""
-    with pytest.raises(NotAMessageError) as caught:
-        bus_class(given_, registry=Registry())
+NO_MESSAGES = {
+    "dict": ({"path": "0"}, "an object of type dict"),
+    "str": ("Start", "an object of type str"),
+    "None": (None, "an object of type NoneType"),
+    "int": (7, "an object of type int"),
+    "plain model": (Plain(), f"an object of type {full_name(Plain)}"),
+    "bare message": (Bare(), f"an object of type {full_name(Bare)}"),
+    "class": (Start, f"the class {full_name(Start)} itself"),
+}
 
-    kind = type(given_)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else full_name(kind)
+
+@pytest.mark.parametrize("kind", NO_MESSAGES)
+@pytest.mark.parametrize("bus_class", [MessageBus, AsyncMessageBus])
+def test_what_is_no_message_is_refused_when_the_bus_is_made(bus_class, kind):
+    """A dict where a message belongs is met before anything ran, and the sentence says how to make a message."""
+    value, what = NO_MESSAGES[kind]
+
+    with pytest.raises(NotAMessageError) as caught:
+        bus_class(value, registry=Registry())
+
     expected = (
-        f"Cannot dispatch an object of type {name}: it is no Command, Event or ReturnMessage. "
+        f"Cannot dispatch {what}: it is no Command, Event or ReturnMessage. "
         "Make a message of it first: PlaceOrder(...) in Python, "
         "registry.validate({'type': ..., 'data': ...}) for a mapping, handle_json(payload) for JSON."
     )
@@ -861,6 +872,28 @@ def test_dispatching_after_a_failure_is_refused(bus_class):
         dispatch(bus, message)
 
     assert [message] == calls
+
+
+@every_bus
+def test_dispatching_after_an_interruption_is_refused(bus_class):
+    """The message is pending again; its turn comes when the bus is called (L16, L17)."""
+    calls = []
+    registry = Registry()
+
+    @registry.handles(Start)
+    def interrupt(message):
+        calls.append(message)
+        raise GeneratorExit
+
+    message = Start()
+    bus = bus_class(message, registry=registry, **QUIET)
+    with pytest.raises(GeneratorExit):
+        run(bus)
+
+    with pytest.raises(DispatchError):
+        dispatch(bus, message)
+
+    assert ([message], [message]) == (calls, bus.pending)
 
 
 # The same rule under both drivers

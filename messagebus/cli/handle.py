@@ -176,6 +176,8 @@ class _Work:
                 asyncio.run(self._arun(partial(AsyncMessageBus, **options)))
             else:
                 self._run(partial(MessageBus, **options))
+        except asyncio.CancelledError:  # Somebody cancelled the whole, not one line; Ctrl-C can come out as that too.
+            raise KeyboardInterrupt from None
         except SystemExit as stop:
             if stop.code:
                 raise

@@ -232,6 +232,30 @@ def test_a_cancellation_that_a_handler_lets_out_fails_its_line_only(command_line
     assert 1 == done.returncode
 
 
+def test_a_handler_that_cancels_the_whole_interrupts_it(command_line, json_lines, records):
+    """The exit code is that of Ctrl-C; what was reached before is written."""
+    command_line.write(
+        "cancelling.py",
+        """
+        import asyncio
+        from messagebus import Command, handles
+        from shop import PlaceOrder
+
+        class Stop(Command): pass
+
+        @handles(Stop)
+        async def stop(command):
+            asyncio.current_task().cancel()
+        """,
+    )
+
+    done = command_line.run("handle", "cancelling", given=json_lines(order("o-1"), ("Stop", {}), order("o-3")))
+
+    assert 130 == done.returncode
+    assert [confirmation("o-1")] == records(done.stdout)
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["", "async "])
 @pytest.mark.parametrize(("call", "code"), [("sys.exit()", 1), ("sys.exit(0)", 1), ("sys.exit(7)", 7)])
 def test_a_handler_that_exits_ends_the_run_and_never_with_0(command_line, json_lines, records, kind, call, code):

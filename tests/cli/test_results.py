@@ -180,7 +180,8 @@ def test_a_file_that_may_not_grow_is_one_sentence(command_line, json_lines):
 
     done = command_line.shell("ulimit -f 1; messagebus handle shop in.jsonl --log-level disabled >out.jsonl")
 
-    assert (1, b"messagebus: Cannot go on: [Errno 27] File too large.\n") == (done.returncode, done.stderr)
+    assert 1 == done.returncode
+    assert done.stderr.startswith(b"messagebus: Cannot go on: [Errno 27] File too large.\n")
 
 
 def test_closed_standard_output_is_said_at_once(command_line):
