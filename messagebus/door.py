@@ -80,8 +80,10 @@ class Door:
 
     def _refuse_flood(self, wire: Any) -> None:
         """Refuse thousands of unknown fields before pydantic makes an error of each, which takes more memory."""
-        cls: Any = self.names.get(str(wire.get("type"))) if isinstance(wire, dict) else None
-        todo = [(cls, wire.get("data"))] if cls is not None else []
+        cls = self.names.get(str(wire.get("type"))) if isinstance(wire, dict) else None
+        if cls is None:
+            return
+        todo: list[tuple[type[BaseModel], Any]] = [(cls, wire.get("data"))]
         while todo:
             model, data = todo.pop()
             if not isinstance(data, dict):
@@ -137,9 +139,8 @@ class Door:
                 return UnknownMessageError(shown, near_misses(name[:100], self.names))
             case {"type": str(kind), "loc": (), "msg": str(why)}:
                 return InvalidMessageError("", (("", _WIRE_PROBLEMS.get(kind, why)),), hint=_WIRE_FORM)
-            case {"loc": (tag, *_)}:
-                cls = self.names[str(tag)]
-        return _class_errors(error, cls, skip=1)
+            case one:
+                return _class_errors(error, self.names[str(one["loc"][0])], skip=1)
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -40,7 +40,8 @@ class Private:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema: Any = handler(source)
         write = core_schema.wrap_serializer_function_ser_schema(_write_private, info_arg=True, schema=schema)
-        return {**schema, "serialization": write}
+        private: Any = {**schema, "serialization": write}
+        return cast("CoreSchema", private)
 
 
 def _write_private(value: Any, write: Callable[[Any], Any], info: Any) -> Any:

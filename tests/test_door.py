@@ -100,6 +100,7 @@ class Order(Command):
     parties: set[UUID] = set()
     shares: dict[UUID, int] = {}
     rates: set[Decimal] = set()
+    corners: set[tuple[int, ...]] = set()
     parcels: dict[str, Parcel] = {}
     heap: list[Parcel] = []
     address: Address | None = None
@@ -229,6 +230,16 @@ ROWS = {
         b'"address":{"keys":', b'"%d.0":1', b"{}", 10_000
     ),
     "colliding decimals in a set": colliding(b'"rates":', b'"%d.0"', b"[]", 10_000),
+    "colliding tuples in a set": Row(
+        # In Python -1 and -2 have one hash, and so has every tuple of these two.
+        many(
+            b'{"type":"Order","data":{"corners":[',
+            lambda n: b"[%b]" % b",".join(b"-%d" % (1 + (n >> bit & 1)) for bit in range(14)),
+            12_000,
+            b"]}}",
+        ),
+        BEYOND,
+    ),
     "colliding UUIDs in a set": colliding(b'"parties":', b'"%032x"', b"[]", 10_000),
     "colliding UUIDs as keys": colliding(b'"shares":', b'"%032x":1', b"{}", 10_000),
     # Floats
