@@ -228,18 +228,24 @@ class Run:
 
     def _release(self, delivery: Delivery, handler: Handler, result: object) -> None:
         """Give the messages that a handler returned their place in the order."""
-        messages: Any = (result,) if type(result) in self._snapshot else self._follow_ups(delivery, handler, result)
-        plans = [self._snapshot[type(message)] for message in messages]
-        for message, plan in zip(messages, plans, strict=True):
+        snapshot = self._snapshot
+        returned: list[Any] = self.return_messages
+        plan = snapshot.get(type(result))
+        pairs: Any = (
+            [(message, snapshot[type(message)]) for message in self._follow_ups(delivery, handler, result)]
+            if plan is None
+            else ((result, plan),)
+        )
+        for message, plan in pairs:
             if plan.is_return and not plan.is_plain:
                 plan.check(message)
-        for message, plan in zip(messages, plans, strict=True):
+        for message, plan in pairs:
             if plan.is_return:
-                self.return_messages.append(message)
+                returned.append(message)
             else:
                 self._waiting.append(Delivery(message, plan, delivery))
-            delivery.emitted += 1
-        self._count += len(messages)
+        self._count += len(pairs)
+        delivery.emitted += len(pairs)
 
     def _follow_ups(self, delivery: Delivery, handler: Handler, result: object) -> Sequence[Message]:
         """Return the messages in what a handler returned; of an endless iterable, one more than there may be.
@@ -257,7 +263,7 @@ class Run:
         wrong: list[object] = [result]
         messages: list[Message] = []
         if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping | BaseModel):
-            messages = list(islice(result, self.max_messages + 1))
+            messages = list(islice(result, max(self.max_messages + 1 - self._count, 1)))
             wrong = [item for item in messages if type(item) not in self._snapshot and not isinstance(item, Message)]
         if wrong:
             kind = wrong[0] if isinstance(wrong[0], type) else type(wrong[0])
@@ -273,6 +279,9 @@ class Run:
         delivery = self._in_hand
         if delivery is not None and delivery.is_settled:
             delivery = None
+        if delivery is not None and delivery.is_in_turn:
+            why = "this run is under way already"
+            raise DispatchError("call the bus", why, "Start a run of its own with handle_message(message).")
         token = CURRENT.set(delivery)
         outer = token.old_value
         is_new = delivery is not None and delivery.correlation is None and delivery.attempt == 0
@@ -282,11 +291,15 @@ class Run:
         return token
 
     def _leave(self, token: Token[Envelope | None]) -> None:
-        with suppress(ValueError):  # A coroutine that is closed in another context has nothing to give back there.
+        if self._in_hand is not None:
+            self._in_hand.is_in_turn = False
+        try:
             CURRENT.reset(token)
             if self._tokens is not None and self._context is not None:
                 logs.unbind_ids(self._tokens)
                 logs.restore(self._context)
+        except ValueError:
+            pass  # A coroutine that is closed in another context has nothing to give back there.
         self._tokens = self._context = None
 
     def _interrupted(self, delivery: Delivery) -> None:

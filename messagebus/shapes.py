@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import PurePath
 from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr
@@ -91,6 +92,9 @@ def bound(node: dict[str, Any]) -> None:
         node.setdefault("gt" if "gt" in node else "ge", -_INT64)
     elif node.get("type") in {"list", "tuple", "set", "frozenset", "dict"}:
         node["fail_fast"] = True
+    elif node.get("type") == "default" and isinstance(node.get("default"), SecretStr | SecretBytes | PurePath):
+        # As if it came from JSON, pydantic would refuse the very type of the field.
+        node["validate_default"] = False
 
 
 # What the types of a message class tell

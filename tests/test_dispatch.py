@@ -874,6 +874,31 @@ def test_dispatching_after_a_failure_is_refused(bus_class):
     assert [message] == calls
 
 
+class Repeating(MessageBus):
+    def handle_exception(self, exc, message):
+        self.dispatch_message(message)
+
+
+class AsyncRepeating(AsyncMessageBus):
+    async def handle_exception(self, exc, message):
+        await self.dispatch_message(message)
+
+
+@pytest.mark.parametrize("bus_class", [Repeating, AsyncRepeating])
+def test_dispatching_a_failed_message_again_is_refused(bus_class):
+    """Once it is decided about, a message has had its turn; a retry belongs into ``message_dispatcher`` (L15, L16)."""
+    calls = []
+    registry = Registry()
+    registry.register(Start, lambda message: calls.append(message) or 1 / 0)
+
+    with pytest.raises(DispatchError) as caught:
+        run(bus_class(Start(), registry=registry, **QUIET))
+
+    assert [Start()] == calls
+    assert "message_dispatcher" in str(caught.value)
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
+
+
 @every_bus
 def test_dispatching_after_an_interruption_is_refused(bus_class):
     """The message is pending again; its turn comes when the bus is called (L16, L17)."""

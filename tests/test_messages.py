@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -670,3 +670,18 @@ def test_message_pickles_and_copies(message: Message) -> None:
     assert message == pickle.loads(pickle.dumps(message))
     assert message == message.model_copy(deep=True)
     assert type(message).model_validate(message.model_dump()) == message
+
+
+@pytest.mark.parametrize(
+    "default", [SecretStr("hush"), PurePosixPath("/shop")], ids=lambda default: type(default).__name__
+)
+def test_default_of_a_type_without_json_is_read_from_json_too(default: Any) -> None:
+    """What a payload leaves out has its default, whatever the default is of [L2]."""
+    cls = create_model("LogIn", __base__=Command, value=(type(default), default))
+    registry = Registry()
+    registry.register(cls)
+
+    message = registry.validate_json('{"type": "LogIn", "data": {}}')
+
+    assert cls() == message
+    assert default == message.value
