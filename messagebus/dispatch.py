@@ -4,13 +4,12 @@ import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Token
+from contextvars import Context, Token, copy_context
 from itertools import islice
 from time import perf_counter
 from typing import Any, cast
 
 from pydantic import BaseModel
-from structlog.contextvars import get_contextvars
 
 from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope
@@ -104,8 +103,7 @@ class Run:
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
     _is_logged = _is_verbose = False
-    _tokens: list[Token[Any]] | None = None
-    _context: dict[str, Any] | None = None
+    _context: Context | None = None
     _in_hand: Delivery | None
     _recent: Counter[type] | None = None
 
@@ -295,12 +293,11 @@ class Run:
             self._in_hand.is_in_turn = False
         try:
             CURRENT.reset(token)
-            if self._tokens is not None and self._context is not None:
-                logs.unbind_ids(self._tokens)
+            if self._context is not None:
                 logs.restore(self._context)
         except ValueError:
             pass  # A coroutine that is closed in another context has nothing to give back there.
-        self._tokens = self._context = None
+        self._context = None
 
     def _interrupted(self, delivery: Delivery) -> None:
         """Put back a message of which nothing was decided."""
@@ -309,11 +306,10 @@ class Run:
     def _open(self, delivery: Delivery) -> None:
         """Give the records that handlers write the ids of the message, and start its clock."""
         if self._context is None:
-            self._context = get_contextvars()
+            self._context = copy_context()
         else:
             logs.restore(self._context)
-        tokens = logs.bind_ids(delivery.ids().values())
-        self._tokens = self._tokens or tokens
+        logs.bind_ids(delivery.ids().values())
         delivery.started = perf_counter()
 
     def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
-from contextvars import Token, copy_context
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import structlog
 from pydantic_core import PydanticSerializationError
 from pydantic_core import to_json as dump_json
-from structlog.contextvars import bind_contextvars, get_contextvars, merge_contextvars, unbind_contextvars
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX, bind_contextvars, merge_contextvars
 
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
@@ -166,22 +166,14 @@ _ID_VARIABLES = [
 ]
 
 
-def bind_ids(ids: Iterable[str | None]) -> list[Token[Any]]:
-    """Show message, correlation and causation id in every structlog record from here on; return how to undo it."""
-    return [variable.set(value) for variable, value in zip(_ID_VARIABLES, ids, strict=True)]
+def bind_ids(ids: Iterable[str | None]) -> None:
+    """Show message, correlation and causation id in every structlog record from here on."""
+    for variable, value in zip(_ID_VARIABLES, ids, strict=True):
+        variable.set(value)
 
 
-def unbind_ids(tokens: list[Token[Any]]) -> None:
-    """Give the three back the values that they had."""
-    with suppress(ValueError):  # A coroutine that is closed in another context has nothing to give back there.
-        for token in tokens:
-            token.var.reset(token)
-
-
-def restore(before: dict[str, Any]) -> None:
-    """Make the context of structlog what it was before: what a handler bound ends with its message."""
-    now = get_contextvars()
-    if added := now.keys() - before.keys():
-        unbind_contextvars(*added)
-    if changed := {name: value for name, value in before.items() if now.get(name) is not value}:
-        bind_contextvars(**changed)
+def restore(before: Context) -> None:
+    """Make structlog's context what it was before: the ids, and what a handler bound, end with their message."""
+    for variable in copy_context():
+        if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and before.get(variable, ...) is not variable.get():
+            variable.set(before.get(variable, ...))  # structlog takes an Ellipsis for what is not bound.
