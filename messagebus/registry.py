@@ -266,6 +266,9 @@ def _check_class(cls: Any, *, has_handler: bool, subclasses: bool) -> None:
         why, remedy = "a return message has no handler; it goes to whoever started the run", "Make it an Event."
     elif subclasses and not issubclass(cls, Event):
         why, remedy = "only events can be handled together with their subclasses", "Leave subclasses=True out."
+    elif shape_of(cls).importing_fields:
+        fields = ", ".join(sorted(shape_of(cls).importing_fields))
+        why, remedy = f"a payload could have {fields} import any module", "Take a name, and look it up in a table."
     elif shape_of(cls).unwritable_fields:
         fields = ", ".join(sorted(shape_of(cls).unwritable_fields))
         why, remedy = f"the type of {fields} has no JSON form", "Use a type that has one, or give it a serializer."

@@ -110,6 +110,7 @@ class Shape:
     keyed_fields: frozenset[str]  # Within these a number in a path may be a key of the payload.
     private_fields: frozenset[str]  # Private ones, and those of a secret type.
     secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
+    importing_fields: frozenset[str]  # Of a type that imports what its value names.
     unwritable_fields: frozenset[str]  # Of a type that has no JSON at all.
 
 
@@ -157,6 +158,7 @@ def shape_of(cls: type[Any]) -> Shape:
             keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
             private_fields=frozenset(f for f, node, _ in found if node.get("function") in _PRIVATE),
             secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
+            importing_fields=frozenset(f for f, node, _ in found if _imports(node)),
             unwritable_fields=frozenset(f for f, node, writ in found if not writ and node.get("type") in _UNWRITABLE),
         )
     return shape
@@ -187,6 +189,10 @@ def _is_uncovered(node: Any) -> bool:
         is_private = any(inner.get("function") is _write_private for _, inner, _ in schemas_in(parts))
         return node["type"] == "definition-ref" or is_private or any(map(_is_uncovered, parts.values()))
     return any(map(_is_uncovered, parts.values()))
+
+
+def _imports(node: dict[str, Any]) -> bool:
+    return getattr(node.get("function"), "__name__", "") == "import_string"
 
 
 def _words(node: dict[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    ImportString,
     Json,
     JsonValue,
     PlainSerializer,
@@ -685,3 +686,12 @@ def test_default_of_a_type_without_json_is_read_from_json_too(default: Any) -> N
 
     assert cls() == message
     assert default == message.value
+
+
+@pytest.mark.parametrize("annotation", [ImportString, ImportString[Any] | None, list[ImportString[Any]]])
+def test_type_that_imports_is_refused(annotation: Any) -> None:
+    """No payload imports a module, whatever the class would allow [L1]."""
+    cls = create_model("Plugged", __base__=Command, plugin=(annotation, ...))
+
+    with pytest.raises(MessageClassError, match="a payload could have plugin import any module"):
+        Registry().register(cls)
