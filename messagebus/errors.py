@@ -13,11 +13,18 @@ The tree, by what the caller can do about it::
     │   ├── DuplicateHandlerError   a command has a handler already
     │   ├── DuplicateNameError      two classes want one wire name
     │   ├── AsyncHandlerError       an async handler on the sync bus
-    │   └── CascadeLimitError       a run led to more messages than it may
-    └── InvalidMessageError         drop the message: it does not fit its class
-        ├── MessageTooLargeError    more bytes than the limit
-        ├── UnknownMessageError     its type is not in the registry
-        └── UnwritableMessageError  it cannot be written as JSON and read back the same
+    │   ├── CascadeLimitError       a run led to more messages than it may
+    │   └── StoreFileError          a store's file or schema is foreign, newer than this version, or damaged
+    ├── InvalidMessageError         drop the message: it does not fit its class
+    │   ├── MessageTooLargeError    more bytes than the limit
+    │   ├── UnknownMessageError     its type is not in the registry
+    │   ├── UnwritableMessageError  it cannot be written as JSON and read back the same
+    │   └── ConflictError           another message has its id or its dedup key
+    ├── DeliveryFailedError         decide: a stored message, or one it led to, is a dead letter
+    └── StoreError                  try again: nothing was changed
+        ├── StoreBusyError          others kept the store locked for too long
+        ├── StoreUnavailableError   it cannot be reached, read or written now
+        └── ResultTimeoutError      a message is not finished yet
 
 Each class takes facts (strings and numbers, so that every error pickles), keeps them as attributes and composes its
 sentence in ``__str__``: *Cannot do what: why. What to do.* No sentence repeats a value of a payload. What a handler
@@ -204,3 +211,58 @@ class UnwritableMessageError(InvalidMessageError):
     def __str__(self) -> str:
         subject = f"its field {self.field}" if self.field else "it"
         return f"Cannot write {self.message_type} as JSON: {subject} {self.problems[0][1]}. {self.hint}"
+
+
+class ConflictError(InvalidMessageError):
+    """A message with this id, or this dedup key, is in the store already and has another body."""
+
+    def __init__(self, message_type: str, given: str, value: str) -> None:
+        problems = (("", f"the store holds another message with the {given} {value[:100]!r}"),)
+        super().__init__(message_type, problems, hint="Give each message an id, or a dedup key, of its own.")
+        self.given, self.value = given, value
+
+    def __str__(self) -> str:
+        return f"Cannot store {self.message_type}: {self.problems[0][1]}. {self.hint}"
+
+
+class StoreFileError(UsageError):
+    """What a store should open is foreign, was written by a newer version, or is damaged; it is left as it is."""
+
+
+@dataclass(eq=False)
+class StoreError(MessageBusError):
+    """A store could not do what it was asked; nothing was changed, and the same call may succeed later."""
+
+    what: str
+    why: str
+    remedy: str = "Try again."
+
+    def __str__(self) -> str:
+        return f"Cannot {self.what}: {self.why}. {self.remedy}"
+
+
+class StoreBusyError(StoreError):
+    """Others kept the store locked for longer than it waits."""
+
+
+class StoreUnavailableError(StoreError, OSError):
+    """The store cannot be reached, read or written: disk full, no permission, connection lost."""
+
+
+class ResultTimeoutError(StoreError, TimeoutError):
+    """A stored message, or something it led to, is not finished yet."""
+
+
+class DeliveryFailedError(MessageBusError):
+    """A stored message, or one that it led to, is a dead letter."""
+
+    def __init__(self, message_id: str, dead: tuple[str, ...]) -> None:
+        super().__init__(message_id, dead)
+        self.message_id, self.dead = message_id, dead
+
+    def __str__(self) -> str:
+        listed = "; ".join(self.dead[:5])
+        return (
+            f"Cannot return the result of message {self.message_id}: {listed} failed for good. "
+            "See store.dead(), then decide: store.retry() or store.drop()."
+        )

@@ -1,0 +1,1 @@
+"""Delivery: messages that outlive the call, on one machine or on a PostgreSQL that many share."""
