@@ -6,9 +6,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, Literal
@@ -22,7 +22,7 @@ from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
 from messagebus.shapes import HIDDEN
 
-__all__ = ["ErrorLogLevel", "LogLevel", "Write", "report_broken", "shown", "writers"]
+__all__ = ["ErrorLogLevel", "LogLevel", "Scope", "Write", "report_broken", "shown", "writers"]
 
 LogLevel = Literal["debug", "info", "disabled"]
 ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
@@ -160,20 +160,32 @@ def report_broken(error: Exception) -> None:
 # The ids of the message in hand, for the records that handlers write. The variables are structlog's own, as
 # `bind_contextvars` makes them; setting them directly takes a tenth of the time.
 
-_ID_VARIABLES = [
+_MESSAGE_ID, _CORRELATION_ID, _CAUSATION_ID = (
     token.var
     for token in copy_context().run(bind_contextvars, message_id=None, correlation_id=None, causation_id=None).values()
-]
+)
 
 
-def bind_ids(ids: Iterable[str | None]) -> None:
-    """Show message, correlation and causation id in every structlog record from here on."""
-    for variable, value in zip(_ID_VARIABLES, ids, strict=True):
-        variable.set(value)
+class Scope:
+    """What structlog's records carry during a run: the ids of the message in hand, and what its handlers bind.
 
+    Both end with their message; what was bound before the run comes back when the scope is closed.
+    """
 
-def restore(before: Context) -> None:
-    """Make structlog's context what it was before: the ids, and what a handler bound, end with their message."""
-    for variable in copy_context():
-        if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and before.get(variable, ...) is not variable.get():
-            variable.set(before.get(variable, ...))  # structlog takes an Ellipsis for what is not bound.
+    def __init__(self) -> None:
+        self._before = self._opened = copy_context()
+
+    def open(self, message_id: str, correlation_id: str, causation_id: str | None) -> None:
+        """Show the ids of the next message in every structlog record from here on."""
+        if copy_context() != self._opened:  # Next to nothing, if it is the same; a handler has bound something, if not.
+            self.close()
+        _MESSAGE_ID.set(message_id)
+        _CORRELATION_ID.set(correlation_id)
+        _CAUSATION_ID.set(causation_id)
+        self._opened = copy_context()
+
+    def close(self) -> None:
+        """Make structlog's context what it was before the run."""
+        for variable in copy_context():
+            if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and self._before.get(variable, ...) is not variable.get():
+                variable.set(self._before.get(variable, ...))  # structlog takes an Ellipsis for what is not bound.
