@@ -76,7 +76,7 @@ class MessageBus(Run):
         self.dispatch_message(message)
 
     @final
-    def dispatch_message(self, message: Message) -> None:
+    def dispatch_message(self, message: Message) -> None:  # noqa: C901 - the hot loop; a call more would cost as much
         """Call the handlers of the message in hand; called again, those of them that have not succeeded.
 
         Raises:
@@ -165,7 +165,7 @@ class AsyncMessageBus(Run):
         await self.dispatch_message(message)
 
     @final
-    async def dispatch_message(self, message: Message) -> None:
+    async def dispatch_message(self, message: Message) -> None:  # noqa: C901 - as in MessageBus
         """Call the handlers of the message in hand; called again, those of them that have not succeeded.
 
         Raises:

@@ -70,20 +70,19 @@ class Delivery(Envelope):
             self.cause = outer.identify()
             self.correlation = outer.correlation or self.cause
 
-    def ids(self) -> dict[str, str | None]:
-        """Return the ids as records have them."""
-        own = self.id
-        correlation = self.correlation
-        return {
-            "message_id": own,
-            "correlation_id": own if correlation is None else correlation.id,
-            "causation_id": None if self.cause is None else self.cause.id,
-        }
+    def ids(self) -> tuple[str, str, str | None]:
+        """Return the ids of the message, of its correlation and of its cause."""
+        own, correlation, cause = self.identify().id, self.correlation, self.cause
+        return own, own if correlation is None else correlation.id, None if cause is None else cause.id
 
 
 def _traced(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return what a follow-up takes over: other attributes, such as the source, tell of the one message alone."""
     return {name: headers[name] for name in _TRACING if name in headers}
+
+
+# Stands for the queue of a run until there is something to put into one.
+_NOTHING = cast("deque[Delivery]", ())
 
 
 class Run:
@@ -102,7 +101,6 @@ class Run:
 
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
-    _is_logged = _is_verbose = False
     _is_single = False  # A worker runs one message, and stores what that leads to.
     _scope: logs.Scope | None = None
     _in_hand: Delivery | None
@@ -146,15 +144,16 @@ class Run:
     ) -> None:
         if registry is not None:
             self.registry = registry
-        self._snapshot: Snapshot = (registry or self.registry).snapshot
+        self._snapshot: Snapshot = self.registry.snapshot
         try:
             plan = self._snapshot[type(message)]
         except NotAMessageError:
             thing = message if isinstance(message, type) else type(message)
             raise NotAMessageError(full_name(thing), is_class=thing is message) from None
         self._in_hand = delivery = Delivery(message, plan, None)
-        self._waiting: deque[Delivery] = deque()
+        self._waiting: deque[Delivery] = _NOTHING
         self.return_messages = []
+        self._is_logged = self._is_verbose = False
         if log_level != "disabled" or error_log_level != "disabled":
             self._activity, self._errors = logs.writers(log_level, error_log_level, logger)
             self._is_logged, self._is_verbose = True, log_level == "debug"
@@ -255,6 +254,8 @@ class Run:
                 self._release(delivery, handler, message)
             return
         if not plan.is_return:
+            if self._waiting is _NOTHING:
+                self._waiting = deque()
             self._waiting.append(Delivery(result, plan, delivery))
         else:
             if not plan.is_plain:
@@ -299,7 +300,7 @@ class Run:
             delivery.stage = _BROKEN_OFF
         try:
             CURRENT.reset(token)
-            if self._scope is not None:
+            if self._is_logged and self._scope is not None:
                 self._scope.close()
                 self._scope = None
         except ValueError:
@@ -313,7 +314,8 @@ class Run:
         """Give the records that handlers write the ids of the message, and start its clock."""
         if self._scope is None:
             self._scope = logs.Scope()
-        self._scope.open(*delivery.ids().values())
+        self._ids = delivery.ids()
+        self._scope.open(*self._ids)
         self._emitted_before = self._count
         self._started = perf_counter()
 
@@ -358,7 +360,8 @@ class Run:
             logs.report_broken(error)
 
     def _log_handler(self, delivery: Delivery, handler: Handler, event: str, **end: Any) -> None:
-        self._log(event, {**delivery.ids(), "handler": handler.name, "attempt": delivery.attempt, **end})
+        ids = dict(zip(logs.ID_NAMES, delivery.ids(), strict=True))
+        self._log(event, {**ids, "handler": handler.name, "attempt": delivery.attempt, **end})
 
     def _log_message(self, delivery: Delivery) -> None:
         """Write the one record of a message that did not fail."""
@@ -371,6 +374,8 @@ class Run:
         fields = self._fields(delivery, [handler.name for handler in plan.handlers if handler not in left])
         if self._is_verbose:
             fields["data"] = logs.shown(delivery.message)
+        if self._scope is not None:
+            self._scope.hide()  # They stand in the record already; a chain that merges the context does it twice.
         self._log(event, fields)
 
     def _log_failure(self, exc: Exception) -> None:
@@ -382,9 +387,12 @@ class Run:
             logs.report_broken(error)
 
     def _fields(self, delivery: Delivery, handlers: list[str]) -> dict[str, Any]:
+        message_id, correlation_id, causation_id = self._ids if self._is_logged else delivery.ids()
         return {
             "message_type": delivery.plan.name,
-            **delivery.ids(),
+            "message_id": message_id,
+            "correlation_id": correlation_id,
+            "causation_id": causation_id,
             "handlers": handlers,
             "duration_ms": round((perf_counter() - self._started) * 1000, 3) if self._is_logged else None,
             "emitted": self._count - self._emitted_before if self._is_logged else None,

@@ -8,9 +8,8 @@ import sys
 import warnings
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Token, copy_context
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Final, Literal
 
 import structlog
@@ -38,10 +37,8 @@ HANDLER_FAILED: Final = "handler.failed"
 
 NAME: Final = "messagebus"
 DISABLED: Final = "disabled"
-_LEVELS: Final = {
-    "log_level": ("debug", "info", DISABLED),
-    "error_log_level": ("info", "warning", "error", DISABLED),
-}
+_LOG_LEVELS: Final = ("debug", "info", DISABLED)
+_ERROR_LOG_LEVELS: Final = ("info", "warning", "error", DISABLED)
 
 
 def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[Write | None, Write | None]:
@@ -53,14 +50,17 @@ def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[W
     Raises:
         ConfigurationError: If a level is none of those that may be chosen.
     """
-    for argument, level in (("log_level", log_level), ("error_log_level", error_log_level)):
-        if level not in _LEVELS[argument]:
-            why = f"it takes {', '.join(repr(name) for name in _LEVELS[argument])}"
-            other = " Failures have a level of their own: error_log_level." if argument == "log_level" else ""
-            raise ConfigurationError(f"set {argument} to {level!r}", why, f"Choose one of these.{other}")
+    if log_level not in _LOG_LEVELS:
+        other = " Failures have a level of their own: error_log_level."
+        raise ConfigurationError(
+            f"set log_level to {log_level!r}", _choices(_LOG_LEVELS), f"Choose one of these.{other}"
+        )
+    if error_log_level not in _ERROR_LOG_LEVELS:
+        what = f"set error_log_level to {error_log_level!r}"
+        raise ConfigurationError(what, _choices(_ERROR_LOG_LEVELS), "Choose one of these.")
     if logger is None:
         try:
-            logger = _found(log_level if log_level != DISABLED else error_log_level)
+            logger = _found()
         except Exception as error:  # noqa: BLE001 - whatever the factory or the bound logger of the host raises
             report_broken(error)
             return None, None
@@ -72,21 +72,32 @@ def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[W
     )
 
 
-def _found(level: str) -> Any:
+def _choices(levels: tuple[str, ...]) -> str:
+    return f"it takes {', '.join(map(repr, levels))}"
+
+
+def _found() -> Any:
     if structlog.is_configured():
         return structlog.get_logger(NAME).bind()
     named = logging.getLogger(NAME)
-    return _over_stdlib(named) if named.handlers or named.level else _default(level)
+    return _over_stdlib(named) if named.handlers or named.level else _DEFAULT
 
 
 def _over_stdlib(logger: logging.Logger) -> Any:
     return structlog.wrap_logger(logger, [_filter, _render_text], structlog.stdlib.BoundLogger).bind()
 
 
-@cache
-def _default(level: str) -> Any:
-    wrapper = structlog.make_filtering_bound_logger(level)
-    return structlog.wrap_logger(_Stderr(), [_render], wrapper, context_class=dict).bind()
+def _at(level: str) -> Callable[..., None]:
+    def write(self: Any, event: str, **fields: Any) -> None:
+        self._logger.msg(_render(self._logger, level, {**self._context, **fields, "event": event}))
+
+    return write
+
+
+class _Lines(structlog.BoundLoggerBase):
+    """A bound logger of one processor, which it calls directly: a chain takes longer than all the rest of a record."""
+
+    debug, info, warning, error = map(_at, ("debug", "info", "warning", "error"))
 
 
 class _Stderr:
@@ -104,7 +115,8 @@ class _Stderr:
         while line:
             line = line[os.write(descriptor, line) :]
 
-    debug = info = warning = error = msg
+
+_DEFAULT: Final = _Lines(_Stderr(), [], {})
 
 
 def _render(_logger: Any, level: str, record: MutableMapping[str, Any]) -> bytes:
@@ -160,9 +172,9 @@ def report_broken(error: Exception) -> None:
 # The ids of the message in hand, for the records that handlers write. The variables are structlog's own, as
 # `bind_contextvars` makes them; setting them directly takes a tenth of the time.
 
+ID_NAMES: Final = ("message_id", "correlation_id", "causation_id")
 _MESSAGE_ID, _CORRELATION_ID, _CAUSATION_ID = (
-    token.var
-    for token in copy_context().run(bind_contextvars, message_id=None, correlation_id=None, causation_id=None).values()
+    token.var for token in copy_context().run(bind_contextvars, **dict.fromkeys(ID_NAMES)).values()
 )
 
 
@@ -173,19 +185,31 @@ class Scope:
     """
 
     def __init__(self) -> None:
-        self._before = self._opened = copy_context()
+        self._before = copy_context()
+        self._tokens: tuple[Token[Any], ...] = ()
+        self._is_changed = False
 
     def open(self, message_id: str, correlation_id: str, causation_id: str | None) -> None:
         """Show the ids of the next message in every structlog record from here on."""
-        if copy_context() != self._opened:  # Next to nothing, if it is the same; a handler has bound something, if not.
-            self.close()
-        _MESSAGE_ID.set(message_id)
-        _CORRELATION_ID.set(correlation_id)
-        _CAUSATION_ID.set(causation_id)
+        self.close()
+        self._tokens = _MESSAGE_ID.set(message_id), _CORRELATION_ID.set(correlation_id), _CAUSATION_ID.set(causation_id)
         self._opened = copy_context()
+
+    def hide(self) -> None:
+        """Show the ids no longer, but what the handlers have bound."""
+        if self._tokens:
+            # Two contexts are the same object inside, and compared at once, if nothing was bound in between.
+            self._is_changed = self._is_changed or copy_context() != self._opened
+            for token in self._tokens:
+                token.var.reset(token)
+            self._tokens = ()
 
     def close(self) -> None:
         """Make structlog's context what it was before the run."""
-        for variable in copy_context():
-            if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and self._before.get(variable, ...) is not variable.get():
-                variable.set(self._before.get(variable, ...))  # structlog takes an Ellipsis for what is not bound.
+        self.hide()
+        if self._is_changed:
+            self._is_changed = False
+            for variable in copy_context():
+                old = self._before.get(variable, ...)  # structlog takes an Ellipsis for what is not bound.
+                if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and old is not variable.get():
+                    variable.set(old)
