@@ -4,7 +4,6 @@ import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Token
 from itertools import islice
 from time import perf_counter
 from typing import Any, cast
@@ -102,7 +101,7 @@ class Run:
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
     _is_single = False  # A worker runs one message, and stores what that leads to.
-    _scope: logs.Scope | None = None
+    _scope: logs.Scope
     _in_hand: Delivery | None
     _count = 0
     _recent: Counter[type] | None = None
@@ -171,7 +170,7 @@ class Run:
 
     # The order rule
 
-    def _turns(self) -> Generator[Delivery, None, None]:
+    def _turns(self) -> Generator[Delivery, None, None]:  # noqa: C901 - one rule, in one piece
         """Yield each delivery when its turn has come; and again, settled, if there is something to say of its end.
 
         The driver dispatches a delivery that is not settled, and keeps what that raised in ``failure``; it closes the
@@ -181,8 +180,10 @@ class Run:
         delivery, outer = self._in_hand, CURRENT.get()
         if delivery is None or delivery.stage or outer is not None:
             delivery = self._begin(outer)
-        is_logged = self._is_logged
         self._count = 0
+        is_logged = self._is_logged
+        if is_logged:
+            self._scope = logs.Scope()
         token = CURRENT.set(delivery)
         try:
             while delivery is not None:
@@ -202,7 +203,14 @@ class Run:
                     delivery = self._in_hand = self._waiting.popleft()
                     CURRENT.set(delivery)
         finally:
-            self._leave(token)
+            if delivery is not None and delivery.stage == IN_TURN:
+                delivery.stage = _BROKEN_OFF
+            try:
+                CURRENT.reset(token)
+                if is_logged:
+                    self._scope.close()
+            except ValueError:
+                pass  # A coroutine that is closed in another context has nothing to give back there.
 
     def _begin(self, outer: Envelope | None) -> Delivery | None:
         """Return what a run begins with that is no run of its own, or goes on with that was broken off or has failed.
@@ -294,26 +302,12 @@ class Run:
 
     # What surrounds a run and a message
 
-    def _leave(self, token: Token[Envelope | None]) -> None:
-        delivery = self._in_hand
-        if delivery is not None and delivery.stage == IN_TURN:
-            delivery.stage = _BROKEN_OFF
-        try:
-            CURRENT.reset(token)
-            if self._is_logged and self._scope is not None:
-                self._scope.close()
-                self._scope = None
-        except ValueError:
-            pass  # A coroutine that is closed in another context has nothing to give back there.
-
     def _put_back(self, delivery: Delivery) -> None:
         """Take back that a message is settled: nothing was decided of its failure."""
         delivery.stage, delivery.failure = _BROKEN_OFF, None
 
     def _open(self, delivery: Delivery) -> None:
         """Give the records that handlers write the ids of the message, and start its clock."""
-        if self._scope is None:
-            self._scope = logs.Scope()
         self._ids = delivery.ids()
         self._scope.open(*self._ids)
         self._emitted_before = self._count
@@ -374,8 +368,7 @@ class Run:
         fields = self._fields(delivery, [handler.name for handler in plan.handlers if handler not in left])
         if self._is_verbose:
             fields["data"] = logs.shown(delivery.message)
-        if self._scope is not None:
-            self._scope.hide()  # They stand in the record already; a chain that merges the context does it twice.
+        self._scope.hide()  # They stand in the record already; a chain that merges the context does it twice.
         self._log(event, fields)
 
     def _log_failure(self, exc: Exception) -> None:
