@@ -83,7 +83,9 @@ def dead(
         where += " AND (d.error = :error OR d.error LIKE :pattern ESCAPE '!')"
         escaped = error.replace("!", "!!").replace("_", "!_").replace("%", "!%")
         parameters |= {"error": error, "pattern": f"%.{escaped}"}
-    rows = connection.rows(f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", {**parameters, "before": before, "limit": limit})
+    rows = connection.rows(
+        f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", {**parameters, "before": before, "limit": limit}
+    )
     return [_dead_letter(row) for row in rows]
 
 
@@ -120,9 +122,8 @@ class _Case:
 
 
 def _open(connection: Connection, dead_letter_id: int) -> _Case | None:
-    for *facts, packed in connection.rows(_FIND_DEAD, {"id": dead_letter_id}):
-        return _Case(*facts, outcomes=unpack(packed))
-    return None
+    found = connection.rows(_FIND_DEAD, {"id": dead_letter_id})
+    return _Case(*found[0][:-1], unpack(found[0][-1])) if found else None
 
 
 def _close(connection: Connection, dead_letter_id: int, case: _Case) -> None:

@@ -87,7 +87,10 @@ SQLITE: Final = Engine(
     serial="integer",
     blob="blob",
     options="",
-    words=(("IN [seqs]", "IN (SELECT value FROM json_each(:seqs))"), ("IN [names]", "IN (SELECT value FROM json_each(:names))")),
+    words=(
+        ("IN [seqs]", "IN (SELECT value FROM json_each(:seqs))"),
+        ("IN [names]", "IN (SELECT value FROM json_each(:names))"),
+    ),
 )
 POSTGRES: Final = Engine(
     serial="bigint GENERATED ALWAYS AS IDENTITY",

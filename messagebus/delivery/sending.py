@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES
 from messagebus.delivery.store import Sending
 from messagebus.envelope import CURRENT, Envelope
@@ -34,7 +35,7 @@ def due_at(now: int, delay: float, at: datetime | None) -> int:
     if at is None:
         if delay == 0:
             return now
-        if isfinite(delay) and 0 < delay and now + delay * 1000 <= _LATEST:
+        if isfinite(delay) and delay > 0 and now + delay * 1000 <= _LATEST:
             return now + round(delay * 1000)
         why, remedy = "its delay is no number of seconds from 0 up", "Give seconds, or at=."
     elif delay:
@@ -93,14 +94,14 @@ def _check_text(name: str, text: str | None) -> None:
     if text is None:
         return
     if not isinstance(text, str):
-        why = f"its {name} is no text"
+        why = "is no text"
     elif len(text.encode(errors="replace")) > _LONGEST_TEXT:
-        why = f"its {name} has more than {_LONGEST_TEXT:,} bytes"
-    elif "\0" in text or not text.isprintable() and text.encode(errors="ignore").decode() != text:
-        why = f"its {name} has a character that not every engine takes"
+        why = f"has more than {_LONGEST_TEXT:,} bytes"
+    elif clean(text) != text:
+        why = "has a character that not every engine takes"
     else:
         return
-    raise ConfigurationError("send a message", why, f"Give a {name} that is a short plain text.")
+    raise ConfigurationError("send a message", f"its {name} {why}", f"Give a {name} that is a short plain text.")
 
 
 def _row(sending: Sending, now: int) -> Row:
@@ -122,7 +123,7 @@ def _row(sending: Sending, now: int) -> Row:
 
 
 def add(connection: Connection, sendings: Sequence[Sending], now: int) -> list[str | ConflictError]:
-    """Write messages; return for each its id, that of the one it is a duplicate of, or the error. No one stops others."""
+    """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
     rows = [_row(sending, now) for sending in sendings]
     if connection.many(ADD_MESSAGES, rows) == len(rows):
         return [row[0] for row in rows]
@@ -141,16 +142,14 @@ def add_all(connection: Connection, sendings: Sequence[Sending], now: int) -> li
 def _look_up(connection: Connection, sendings: Sequence[Sending]) -> list[str | ConflictError]:
     """Find out which of these messages were stored now, and what stands in the way of the others."""
     names = connection.list([sending.envelope.id for sending in sendings])
-    by_id = dict(connection.rows("SELECT id, body FROM mb_message WHERE id IN [names]", {"names": names}))
+    by_id: dict[str, bytes] = dict(connection.rows("SELECT id, body FROM mb_message WHERE id IN [names]", {"names": names}))
     names = connection.list([sending.dedup for sending in sendings if sending.dedup is not None])
     found = connection.rows("SELECT dedup, id, body FROM mb_message WHERE dedup IN [names]", {"names": names})
     by_dedup = {dedup: (id, body) for dedup, id, body in found}
     return [_verdict(sending, by_id, by_dedup) for sending in sendings]
 
 
-def _verdict(
-    sending: Sending, by_id: dict[str, bytes], by_dedup: dict[str, tuple[str, bytes]]
-) -> str | ConflictError:
+def _verdict(sending: Sending, by_id: dict[str, bytes], by_dedup: dict[str, tuple[str, bytes]]) -> str | ConflictError:
     envelope = sending.envelope
     id, body, given, value = envelope.id, by_id.get(envelope.id), "id", envelope.id
     if body is None and sending.dedup is not None:

@@ -6,13 +6,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from messagebus.delivery import claims, history, letters
+from messagebus.delivery import claims, history, letters, schedule
 from messagebus.delivery.connection import Connection, Pool
 from messagebus.delivery.group import Group
 from messagebus.delivery.sending import add, add_all, prepare
-from messagebus.delivery.store import WORK, Claim, DeadLetter, Sending, Settlement, Stats, Step, Transaction, Waiting
+from messagebus.delivery.store import (
+    WORK,
+    Claim,
+    DeadLetter,
+    Schedule,
+    Sending,
+    Settlement,
+    Stats,
+    Step,
+    Transaction,
+    Waiting,
+    Work,
+)
 from messagebus.delivery.transaction import SqlTransaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
@@ -102,10 +114,9 @@ class SqlStore(ABC):
         envelope: Envelope | None = None,
     ) -> str:
         sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        if self._is_in_handler():
+        if self._work() is not None:
             return self._send([sending])[0]
-        group = self._group or self._start_group()
-        return await group.add(sending)
+        return await (self._group or self._start_group()).add(sending)
 
     def send_many(
         self,
@@ -116,19 +127,17 @@ class SqlStore(ABC):
         key: str | Callable[[Message], str | None] | None = None,
     ) -> list[str]:
         return self._send(
-            [
-                prepare(message, delay=delay, at=at, key=key(message) if callable(key) else key)
-                for message in messages
-            ]
+            [prepare(message, delay=delay, at=at, key=key(message) if callable(key) else key) for message in messages]
         )
 
-    def _is_in_handler(self) -> bool:
+    def _work(self) -> Work | None:
+        """Return the work of the handler that calls, if a worker of this very store runs it."""
         work = WORK.get()
-        return work is not None and work.store is self
+        return work if work is not None and cast("object", work.store) is self else None
 
     def _send(self, sendings: Sequence[Sending]) -> list[str]:
-        work = WORK.get()
-        if work is not None and work.store is self:
+        work = self._work()
+        if work is not None:
             for sending in sendings:
                 work.add(sending)
             return [sending.envelope.id for sending in sendings]
@@ -151,8 +160,8 @@ class SqlStore(ABC):
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        work = WORK.get()
-        if work is not None and work.store is self:
+        work = self._work()
+        if work is not None:
             outer = work.transaction()
             with outer.savepoint():
                 yield outer
@@ -234,6 +243,22 @@ class SqlStore(ABC):
         with self._read("tell what a message led to") as connection:
             return history.tree(connection, message_id)
 
+    # Scheduling
+
+    def every(self, cron: str, message: Message, *, name: str, timezone: str = "UTC") -> None:
+        sending = prepare(message)
+        given = {"name": name, "cron": cron, "timezone": timezone, "type": sending.envelope.type, "body": sending.body}
+        with self._write("keep a schedule") as connection:
+            schedule.every(connection, self._now(), given)
+
+    def schedules(self) -> list[Schedule]:
+        with self._read("list schedules") as connection:
+            return schedule.schedules(connection)
+
+    def unschedule(self, name: str) -> bool:
+        with self._write("forget a schedule") as connection:
+            return schedule.unschedule(connection, name)
+
     # For workers
 
     def claim(self, limit: int, lease: float) -> Claim:
@@ -260,6 +285,15 @@ class SqlStore(ABC):
 
     def owns(self, token: str, seq: int, transaction: Transaction) -> bool:
         return claims.owns(_connection_of(transaction), token, seq)
+
+    def fire(self) -> int:
+        with self._read("look for schedules that are due") as connection:
+            if not schedule.is_due(connection, self._now()):
+                return 0
+        with self._write("send what is scheduled") as connection:
+            count = schedule.fire(connection, self._now())
+        self._sent.set()
+        return count
 
     def next_due(self) -> float | None:
         with self._read("look for what is due") as connection:

@@ -19,13 +19,13 @@ from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFi
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
 
 
-def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     """Say whether two connections of this SQLite that write and checkpoint at one instant may damage the file.
 
     Source: https://sqlite.org/wal.html, "The WAL-Reset Bug".
     """
-    is_backport = version[:2] == (3, 50) and version >= (3, 50, 7) or version[:2] == (3, 44) and version >= (3, 44, 6)
-    return (3, 7, 0) <= version < (3, 51, 3) and not is_backport
+    is_fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    return version >= (3, 7) and not is_fixed
 
 
 driver: Any = sqlite3
@@ -58,7 +58,7 @@ class SqliteConnection:
         self._translated = _TRANSLATED
         self._process = os.getpid()
 
-    def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:  # noqa: B006 - never changed
+    def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
         rows: list[Row] = self.raw.execute(self._translated[sql], parameters).fetchall()
         return rows
 
@@ -143,7 +143,7 @@ class SqliteStore(SqlStore):
         super().__init__(self._connect, clock, retention)
         with self._errors("open the store"):
             self._create_file()
-            with self._pool.connection() as connection, self._alone("open the store"):
+            with self._read("open the store") as connection, self._alone("open the store"):
                 _prepare_file(connection, self._path)
 
     def _create_file(self) -> None:
@@ -262,11 +262,17 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     raw = connection.raw
     application, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if os.path.getsize(path) <= _CHECKED_AT_OPEN and (found := raw.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+    if (
+        os.path.getsize(path) <= _CHECKED_AT_OPEN
+        and (found := raw.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
+    ):
         raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
     ours = {name for name in tables if name.startswith("mb_")}
     if "mb_meta" in ours:
-        version = max(raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0, version * (application == APPLICATION_ID))
+        version = max(
+            raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0,
+            version * (application == APPLICATION_ID),
+        )
     elif ours:
         raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
     if version > VERSION and (ours or application == APPLICATION_ID):
