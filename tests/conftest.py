@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import structlog
 
 import messagebus
+from tests import servers
 
 PACKAGE = Path(messagebus.__file__).parent
 
@@ -62,3 +64,16 @@ def fresh_python(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[s
         return subprocess.run(command, cwd=tmp_path, env=environment, encoding="utf-8", check=False, **streams)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.PostgreSQL]:
+    """A real PostgreSQL: the one at MESSAGEBUS_TEST_POSTGRES (a URL), else one that is started from a wheel."""
+    pytest.importorskip("psycopg", reason="no PostgreSQL here: psycopg is not installed")
+    url = os.environ.get("MESSAGEBUS_TEST_POSTGRES")
+    folder = servers.folder_for_servers()
+    # A test kills processes, never the machine, so that nothing would be lost that is not synced.
+    server = servers.PostgreSQL(url) if url else servers.start_postgres(folder, "fsync=off")
+    yield server
+    server.stop()
+    shutil.rmtree(folder)

