@@ -317,7 +317,8 @@ class Run:
         """Note on a handler's own exception where it was raised, and return it."""
         note = f"while handling {full_name(type(delivery.message))} {delivery.id} in {handler}"
         if delivery.cause is not None:
-            note += f", caused by {full_name(delivery.cause.message_class)} {delivery.cause.id}"
+            cls = delivery.cause.message_class  # Not known of a message that came from outside.
+            note += f", caused by {'' if cls is Message else full_name(cls) + ' '}{delivery.cause.id}"
         mark(error, delivery.message)
         with suppress(Exception):  # An exception may refuse attributes.
             if note not in getattr(error, "__notes__", ()):

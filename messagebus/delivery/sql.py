@@ -48,6 +48,8 @@ class SqlStore(ABC):
     A subclass opens connections, tells what its errors mean, and knows what lets only one write.
     """
 
+    has_one_writer = False
+
     def __init__(self, connect: Callable[[], Connection], clock: Callable[[], float], retention: float) -> None:
         self.clock = clock
         self.retention = retention

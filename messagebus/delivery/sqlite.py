@@ -129,6 +129,8 @@ class SqliteStore(SqlStore):
             or is damaged. It is left as it is.
     """
 
+    has_one_writer = True
+
     def __init__(
         self,
         path: str,
