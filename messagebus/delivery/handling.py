@@ -249,13 +249,14 @@ class Handling:
 
     def _envelope(self, message: Message) -> Envelope:
         stored = self.stored
+        tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
         return Envelope(
             message,
             id=stored.id,
             correlation_id=stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
-            attempt=stored.attempt + max((outcome.attempts for outcome in stored.outcomes.values()), default=0),
+            attempt=stored.attempt + max(tried, default=0),
             headers=stored.headers,
         )
 

@@ -641,6 +641,33 @@ def test_replaced_message_is_what_the_handler_gets(store, registry):
     assert ["wrong", "right"] == seen
 
 
+def test_handler_sees_the_number_of_its_own_attempt(store, registry, clock):
+    """[D4] What its siblings needed, whether they are done or dead, is not counted; a replay counts from one again."""
+    seen = []
+
+    @registry.handles(Placed)
+    def fails_twice(_event):
+        if current_envelope().attempt < 3:
+            raise LookupError
+
+    @registry.handles(Placed)
+    def fails_once(_event):
+        seen.append(current_envelope().attempt)
+        if len(seen) == 1:
+            raise ValueError
+
+    store.send(Placed(order_id="o-1"))
+    for _ in range(3):
+        work(store, registry, retry=Retry(attempts=3, permanent=(ValueError,)))
+        clock.advance(3_600)
+    assert ["done", "dead"] == [outcome.state for outcome in store.tree(store.dead()[0].message_id)[0].outcomes]
+
+    store.retry(store.dead()[0].id)
+    work(store, registry)
+
+    assert [1, 1] == seen
+
+
 def test_message_that_its_worker_does_not_survive_is_a_dead_letter(store, registry, clock):
     """[D4] A crash counts as an attempt: what kills its worker does so a bounded number of times."""
     runs = []
