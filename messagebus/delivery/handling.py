@@ -320,7 +320,8 @@ class Handling:
         failure = _failure(error, self._message)
         if retry.is_final(attempts, error):
             return Outcome(name, "dead", attempts, duration_ms, failure=failure)
-        due = self.rules.store.clock() + retry.wait(attempts)
+        # In whole milliseconds, as stores count: one that is due now must not come out as due a little later.
+        due = int((self.rules.store.clock() + retry.wait(attempts)) * 1000) / 1000
         return Outcome(name, "retry", attempts, duration_ms, due, failure)
 
 

@@ -589,6 +589,23 @@ def raise_value_error(message: Any) -> None:
     raise ValueError("no")
 
 
+def test_retry_without_a_wait_is_due_at_once(store, registry, clock):
+    """[D4] Times are kept in milliseconds, and none that is now is rounded to one that is later."""
+    clock.advance(0.0006)
+    tries = []
+
+    @registry.handles(Placed)
+    def fails(_event):
+        tries.append(current_envelope().attempt)
+        raise LookupError
+
+    store.send(Placed(order_id="o-1"))
+
+    work(store, registry, retry=Retry(attempts=3, first=0))
+
+    assert [1, 2, 3] == tries
+
+
 def test_permanent_error_is_a_dead_letter_at_once(store, registry):
     """[D4] Another try would be useless."""
     registry.register(Place, raise_value_error)
