@@ -1,7 +1,8 @@
 """The same application, durable, and a worker that is killed in the middle: `python -m examples.allocation.durable`.
 
 The messages are in the same SQLite file as the application's tables. So an order and the command to allocate it are
-one transaction; so are what a handler writes, the events it returns, and the note that its message is done.
+one transaction; so are what a handler writes, the events it returns, and the note that its message is done. Only an
+email is outside of it: after a crash it may go out twice.
 
 Output::
 
@@ -103,10 +104,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder, 'shop.db')}"
         with closing(open_store(url)) as store:
-            show(store, url)
+            demonstrate(store, url)
 
 
-def show(store: Store, url: str) -> None:
+def demonstrate(store: Store, url: str) -> None:
     def count(select: str) -> int:
         with store.transaction() as transaction:
             return int(transaction.execute(select)[0][0])
