@@ -1,0 +1,203 @@
+"""What workers do with a store: take what is due, say what became of it, give it back."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.outcomes import clean, fate_of, pack, unpack
+from messagebus.delivery.schema import ADD_DEAD, SETTLE
+from messagebus.delivery.sending import add_all
+from messagebus.delivery.store import Claim, Settlement, Stored
+from messagebus.envelope import new_id
+
+__all__ = ["claim", "extend", "next_due", "owns", "pick", "release", "settle"]
+
+# What is earlier holds the key; so does what is in flight, which may be later if its cause was taken up again.
+_IS_FREE: Final = """
+    NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.finished_at IS NULL AND p.seq < m.seq)
+    AND NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.lease IS NOT NULL AND p.due_at > :now)
+"""
+_SUSPECT: Final = f"""
+    SELECT m.due_at, m.seq FROM mb_message m
+    WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FREE}))
+    ORDER BY m.due_at, m.seq LIMIT 1
+"""  # noqa: S608 - made of constants
+_UNKEYED: Final = """
+    SELECT due_at, seq FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now
+    ORDER BY due_at, seq LIMIT :limit
+"""
+_FIRST_KEYED: Final = """
+    SELECT due_at, seq, key FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now
+    ORDER BY due_at, seq LIMIT :window
+"""
+_KEYED: Final = f"SELECT m.due_at, m.seq FROM ({_FIRST_KEYED}) m WHERE {_IS_FREE} ORDER BY m.due_at, m.seq LIMIT :limit"  # noqa: S608
+_COUNT_KEYED: Final = f"SELECT count(*) FROM ({_FIRST_KEYED}) m"  # noqa: S608
+# Steps from key to key through their index, whatever waits behind each.
+_HEADS: Final = f"""
+    WITH RECURSIVE k(key) AS (
+        SELECT min(key) FROM mb_message WHERE key IS NOT NULL AND finished_at IS NULL
+        UNION ALL
+        SELECT (SELECT min(n.key) FROM mb_message n WHERE n.key > k.key AND n.finished_at IS NULL)
+        FROM k WHERE k.key IS NOT NULL
+    )
+    SELECT m.due_at, m.seq FROM k JOIN mb_message m
+    ON m.seq = (SELECT min(p.seq) FROM mb_message p WHERE p.key = k.key AND p.finished_at IS NULL)
+    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_FREE}
+    ORDER BY m.due_at, m.seq LIMIT :limit
+"""  # noqa: S608
+_WINDOW: Final = 1_000
+"""How many due messages with keys are looked at one by one, before the keys are."""
+
+_CLAIM: Final = """
+    UPDATE mb_message SET due_at = :until, attempt = attempt + 1, lease = :token
+    WHERE seq IN [seqs] AND due_at <= :now
+    RETURNING seq, id, type, body, key, correlation_id, causation_id, sent_at, headers, attempt, outcomes
+"""
+
+
+def pick(connection: Connection, now: int, limit: int, *, lock: str = "") -> list[int]:
+    """Return what may be claimed, the earliest due first: one that was claimed before and not settled, or others."""
+    suspect = connection.rows(_SUSPECT + lock, {"now": now})
+    if suspect:
+        return [suspect[0][1]]
+    found = connection.rows(_UNKEYED + lock, {"now": now, "limit": limit})
+    if connection.rows(_FIRST_KEYED, {"now": now, "window": 1}):
+        if lock:
+            connection.wait_in_line()
+        found += _keyed(connection, now, limit)
+    return [seq for _, seq in sorted(found)[:limit]]
+
+
+def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
+    found = connection.rows(_KEYED, {"now": now, "limit": limit, "window": _WINDOW})
+    if len(found) == limit or connection.rows(_COUNT_KEYED, {"now": now, "window": _WINDOW})[0][0] < _WINDOW:
+        return found
+    return connection.rows(_HEADS, {"now": now, "limit": limit})
+
+
+def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
+    """Take what is due; see `Store.claim`."""
+    token = new_id()
+    seqs = pick(connection, now, limit, lock="/* skip locked */")
+    if not seqs:
+        return Claim(token, ())
+    until = now + round(lease * 1000)
+    parameters = {"seqs": connection.list(seqs), "now": now, "until": until, "token": token}
+    found = {row[0]: row for row in connection.rows(_CLAIM, parameters)}
+    return Claim(token, [_stored(found[seq]) for seq in seqs if seq in found])
+
+
+def _stored(row: Row) -> Stored:
+    seq, id, type, body, key, correlation_id, causation_id, sent_at, headers, attempt, outcomes = row
+    return Stored(
+        seq,
+        id,
+        type,
+        bytes(body),
+        key,
+        correlation_id or id,
+        causation_id,
+        sent_at / 1000,
+        from_json(headers) if headers != "{}" else {},
+        attempt,
+        unpack(outcomes) if outcomes is not None else {},
+    )
+
+
+# Settling
+
+_HELD: Final = "SELECT seq, outcomes, results FROM mb_message WHERE seq IN [seqs] AND lease = :token /* lock */"
+
+
+def settle(connection: Connection, now: int, token: str, settlements: Sequence[Settlement]) -> set[int]:
+    """Store what became of messages; see `Store.settle`."""
+    seqs = [settlement.seq for settlement in settlements]
+    held = {row[0]: row for row in connection.rows(_HELD, {"seqs": connection.list(seqs), "token": token})}
+    ours = [settlement for settlement in settlements if settlement.seq in held]
+    connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
+    dead = [row for one in ours for row in _dead(one, now)]
+    if dead:
+        connection.many(ADD_DEAD, dead)
+    sends = [sending for one in ours for sending in one.sends]
+    if sends:
+        add_all(connection, sends, now)
+    return {seq for seq in seqs if seq not in held}
+
+
+def _settled(settlement: Settlement, held: Row, now: int) -> Row:
+    _, before, results = held
+    outcomes = unpack(before)
+    outcomes.update((outcome.handler, outcome) for outcome in settlement.outcomes)
+    due, finished = fate_of(outcomes, now, parks=settlement.parks)
+    return pack(outcomes.values()), _joined(results, settlement.results), due, finished, settlement.seq
+
+
+def _joined(before: Any, after: bytes | None) -> bytes | None:
+    """Append a JSON array to a JSON array."""
+    if not before or before == b"[]":
+        return after
+    if not after or after == b"[]":
+        return bytes(before)
+    return bytes(before)[:-1] + b"," + after[1:]
+
+
+def _dead(settlement: Settlement, now: int) -> Iterable[Row]:
+    for outcome in settlement.outcomes:
+        if outcome.state == "dead":
+            failure = outcome.failure
+            told = (failure.error, failure.text, failure.place) if failure else ("", "", "")
+            yield settlement.seq, clean(outcome.handler), outcome.attempts, *map(clean, told), now
+
+
+# Leases
+
+_EXTEND: Final = """
+    UPDATE mb_message SET due_at = :until WHERE seq IN (
+        SELECT seq FROM mb_message WHERE lease IS NOT NULL AND lease IN [names] /* skip locked */
+    )
+"""  # What a handler's transaction has locked nobody can claim, and it must not be waited for.
+_RELEASE: Final = """
+    UPDATE mb_message SET due_at = :now, attempt = attempt - 1, lease = NULL WHERE seq IN [seqs] AND lease = :token
+"""
+_OWNS: Final = "SELECT 1 FROM mb_message WHERE seq = :seq AND lease = :token /* lock */"
+
+
+def extend(connection: Connection, now: int, tokens: Iterable[str], lease: float) -> None:
+    """Let leases end later; see `Store.extend`."""
+    names = connection.list([*tokens])
+    connection.change(_EXTEND, {"names": names, "until": now + round(lease * 1000)})
+
+
+def release(connection: Connection, now: int, token: str, seqs: Iterable[int]) -> None:
+    """Give messages back; see `Store.release`."""
+    connection.change(_RELEASE, {"seqs": connection.list([*seqs]), "token": token, "now": now})
+
+
+def owns(connection: Connection, token: str, seq: int) -> bool:
+    """Say whether a lease holds, and keep it; see `Store.owns`."""
+    return bool(connection.rows(_OWNS, {"seq": seq, "token": token}))
+
+
+# Waiting
+
+_NEXT: Final = """
+    SELECT min(due_at) FROM (
+        SELECT min(due_at) AS due_at FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at > :now
+        UNION ALL
+        SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at > :now
+        UNION ALL
+        SELECT min(due_at) FROM mb_message WHERE lease IS NOT NULL AND due_at > :now
+        UNION ALL
+        SELECT min(next_at) FROM mb_schedule
+    ) n
+"""
+
+
+def next_due(connection: Connection, now: int) -> int | None:
+    """Return when there may be something to claim, or to send by schedule, in milliseconds since the epoch."""
+    if pick(connection, now, 1):
+        return now
+    due: int | None = connection.rows(_NEXT, {"now": now})[0][0]
+    return due

@@ -1,0 +1,106 @@
+"""What a store knows: figures, results, what led to what, and what may be forgotten."""
+
+from typing import Final
+
+from messagebus.delivery.connection import Connection
+from messagebus.delivery.outcomes import unpack
+from messagebus.delivery.sending import moment
+from messagebus.delivery.store import Stats, Step
+from messagebus.errors import DeliveryFailedError, ResultTimeoutError
+
+__all__ = ["prune", "result", "stats", "tree"]
+
+_STATS: Final = """
+    SELECT
+    (SELECT count(*) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT count(*) FROM mb_message WHERE lease IS NOT NULL AND due_at <= :now),
+    (SELECT count(*) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at > :now),
+    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at > :now),
+    (SELECT count(*) FROM mb_message WHERE lease IS NOT NULL AND due_at > :now),
+    (SELECT count(*) FROM mb_dead),
+    (SELECT count(*) FROM mb_message WHERE finished_at IS NOT NULL),
+    (SELECT min(due_at) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT min(due_at) FROM mb_message WHERE lease IS NOT NULL AND due_at <= :now)
+"""
+_BELOW: Final = """
+    WITH RECURSIVE below(id) AS (
+        SELECT id FROM mb_message WHERE id = :id
+        UNION
+        SELECT m.id FROM mb_message m JOIN below b ON m.causation_id = b.id
+    )
+"""
+_TREE: Final = f"""
+    {_BELOW} SELECT m.id, m.type, m.causation_id, m.sent_at, m.finished_at, m.outcomes
+    FROM below b JOIN mb_message m ON m.id = b.id ORDER BY m.seq
+"""
+_DEAD_BELOW: Final = f"""
+    {_BELOW} SELECT m.type, d.handler, d.error
+    FROM below b JOIN mb_message m ON m.id = b.id JOIN mb_dead d ON d.seq = m.seq ORDER BY d.id
+"""
+_RESULTS: Final = f"""
+    {_BELOW} SELECT m.id, m.finished_at, m.results
+    FROM below b JOIN mb_message m ON m.id = b.id
+    ORDER BY CASE WHEN m.id = :id THEN 0 ELSE 1 END, m.finished_at, m.seq
+"""
+_PRUNE: Final = """
+    DELETE FROM mb_message WHERE seq IN (
+        SELECT seq FROM mb_message m WHERE finished_at <= :before
+        AND NOT EXISTS (SELECT 1 FROM mb_dead d WHERE d.seq = m.seq)
+        ORDER BY finished_at LIMIT :limit
+    )
+"""
+
+
+def stats(connection: Connection, now: int) -> Stats:
+    """Count; see `Store.stats`."""
+    *counts, first, second, third = connection.rows(_STATS, {"now": now})[0]
+    due, keyed, lost, delayed, keyed_later, in_flight, dead, finished = counts
+    oldest = min((at for at in (first, second, third) if at is not None), default=now)
+    return Stats(due + keyed + lost, delayed + keyed_later, in_flight, dead, finished, (now - oldest) / 1000)
+
+
+def result(connection: Connection, message_id: str) -> bytes | None:
+    """Return the results of all that a message led to, or None if something is not finished.
+
+    Raises:
+        ResultTimeoutError: If the message is unknown.
+        DeliveryFailedError: If a handler failed for good.
+    """
+    rows = connection.rows(_RESULTS, {"id": message_id})
+    what = f"return the result of message {message_id}"
+    if not rows:
+        why = "the store does not hold it: it was not sent here, or its history is no longer kept"
+        raise ResultTimeoutError(what, why, "Look at its id.")
+    dead = connection.rows(_DEAD_BELOW, {"id": message_id})
+    if dead:
+        raise DeliveryFailedError(message_id, tuple(f"{handler or type} ({error})" for type, handler, error in dead))
+    if any(finished is None for _, finished, _ in rows):
+        return None
+    return b"[%b]" % b",".join(bytes(results)[1:-1] for *_, results in rows if results and results != b"[]")
+
+
+def how_many_open(connection: Connection, message_id: str) -> int:
+    """Return how many messages of those that a message led to are not finished."""
+    return sum(finished is None for _, finished, _ in connection.rows(_RESULTS, {"id": message_id}))
+
+
+def tree(connection: Connection, message_id: str) -> list[Step]:
+    """Tell what led to what; see `Store.tree`."""
+    return [
+        Step(
+            id,
+            type,
+            causation_id,
+            moment(sent_at),
+            None if finished_at is None else moment(finished_at),
+            [*unpack(outcomes).values()],
+        )
+        for id, type, causation_id, sent_at, finished_at, outcomes in connection.rows(_TREE, {"id": message_id})
+    ]
+
+
+def prune(connection: Connection, before: int, limit: int) -> int:
+    """Forget up to so many messages that were finished before."""
+    return connection.change(_PRUNE, {"before": before, "limit": limit})

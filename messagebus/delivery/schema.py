@@ -1,0 +1,176 @@
+"""The tables of a store, the same on every engine, and the few places in which the SQL of the engines differs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+__all__ = ["ADD_DEAD", "ADD_MESSAGES", "POSTGRES", "SETTLE", "SQLITE", "VERSION", "Engine", "Insert", "Update"]
+
+VERSION: Final = 1
+"""Of the tables; a store refuses what a newer version wrote."""
+
+# A row is in one of the first three indexes at a time: what waits without a key, what waits with one, what is leased.
+_TABLES: Final = """
+CREATE TABLE mb_meta(version integer NOT NULL);
+CREATE TABLE mb_message(
+    seq {serial} PRIMARY KEY,
+    id text NOT NULL UNIQUE,
+    type text NOT NULL,
+    body {blob} NOT NULL,
+    headers text NOT NULL,
+    key text,
+    dedup text,
+    correlation_id text,
+    causation_id text,
+    sent_at bigint NOT NULL,
+    due_at bigint,
+    attempt integer NOT NULL DEFAULT 0,
+    lease text,
+    outcomes text,
+    results {blob},
+    finished_at bigint
+){options};
+CREATE INDEX mb_unkeyed ON mb_message(due_at, seq) WHERE key IS NULL AND lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX mb_keyed ON mb_message(due_at, seq) WHERE key IS NOT NULL AND lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX mb_leased ON mb_message(due_at, seq) WHERE lease IS NOT NULL;
+CREATE INDEX mb_leased_key ON mb_message(key) WHERE key IS NOT NULL AND lease IS NOT NULL;
+CREATE INDEX mb_key ON mb_message(key, seq) WHERE key IS NOT NULL AND finished_at IS NULL;
+CREATE UNIQUE INDEX mb_dedup ON mb_message(dedup) WHERE dedup IS NOT NULL;
+CREATE INDEX mb_causation ON mb_message(causation_id) WHERE causation_id IS NOT NULL;
+CREATE INDEX mb_finished ON mb_message(finished_at) WHERE finished_at IS NOT NULL;
+CREATE TABLE mb_dead(
+    id {serial} PRIMARY KEY,
+    seq bigint NOT NULL,
+    handler text NOT NULL,
+    attempts integer NOT NULL,
+    error text NOT NULL,
+    text text NOT NULL,
+    place text NOT NULL,
+    died_at bigint NOT NULL,
+    UNIQUE(seq, handler)
+);
+CREATE TABLE mb_schedule(
+    name text PRIMARY KEY,
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    type text NOT NULL,
+    body {blob} NOT NULL,
+    next_at bigint NOT NULL
+);
+INSERT INTO mb_meta(version) VALUES (1)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How one engine writes what the other writes differently."""
+
+    serial: str
+    blob: str
+    options: str
+    words: tuple[tuple[str, str], ...]
+    """What stands for the marks in shared statements: ``[name]`` is a list, the comments lock rows."""
+
+    def translate(self, sql: str) -> str:
+        """Return a shared statement as this engine writes it."""
+        for mark, word in self.words:
+            sql = sql.replace(mark, word)
+        return sql
+
+    def tables(self) -> list[str]:
+        """Return the statements that create the tables."""
+        filled = _TABLES.format(serial=self.serial, blob=self.blob, options=self.options)
+        return [statement.strip() for statement in filled.split(";")]
+
+
+SQLITE: Final = Engine(
+    serial="integer",
+    blob="blob",
+    options="",
+    words=(
+        ("IN [seqs]", "IN (SELECT value FROM json_each(:seqs))"),
+        ("IN [names]", "IN (SELECT value FROM json_each(:names))"),
+    ),
+)
+POSTGRES: Final = Engine(
+    serial="bigint GENERATED ALWAYS AS IDENTITY",
+    blob="bytea",
+    options=" WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)",
+    words=(
+        ("IN [seqs]", "= ANY(:seqs)"),
+        ("IN [names]", "= ANY(:names)"),
+        ("/* lock */", "FOR UPDATE"),
+        ("/* skip locked */", "FOR UPDATE SKIP LOCKED"),
+    ),
+)
+
+
+_TYPES: Final = {
+    **dict.fromkeys(("seq", "sent_at", "due_at", "died_at", "finished_at"), "bigint"),
+    **dict.fromkeys(("body", "results"), "bytea"),
+    "attempts": "integer",
+}
+
+
+def _unnest(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"CAST(:{column} AS {_TYPES.get(column, 'text')}[])" for column in columns)
+
+
+@dataclass(frozen=True)
+class Insert:
+    """Many rows for a table, in one statement where the engine can."""
+
+    table: str
+    columns: tuple[str, ...]
+    conflict: str
+
+    @cached_property
+    def sqlite(self) -> str:
+        marks = ", ".join("?" * len(self.columns))
+        return f"INSERT INTO {self.table}({', '.join(self.columns)}) VALUES ({marks}) {self.conflict}"
+
+    @cached_property
+    def postgres(self) -> str:
+        return (
+            f"INSERT INTO {self.table}({', '.join(self.columns)}) "
+            f"SELECT * FROM unnest({_unnest(self.columns)}) {self.conflict}"
+        )
+
+
+@dataclass(frozen=True)
+class Update:
+    """New values for many rows of a table; the last column is the key."""
+
+    table: str
+    columns: tuple[str, ...]
+    constants: str
+
+    @cached_property
+    def sqlite(self) -> str:
+        sets = ", ".join(f"{column} = ?" for column in self.columns[:-1])
+        return f"UPDATE {self.table} SET {sets}, {self.constants} WHERE {self.columns[-1]} = ?"
+
+    @cached_property
+    def postgres(self) -> str:
+        sets = ", ".join(f"{column} = n.{column}" for column in self.columns[:-1])
+        key = self.columns[-1]
+        return (
+            f"UPDATE {self.table} m SET {sets}, {self.constants} "
+            f"FROM unnest({_unnest(self.columns)}) AS n({', '.join(self.columns)}) WHERE m.{key} = n.{key}"
+        )
+
+
+ADD_MESSAGES: Final = Insert(
+    "mb_message",
+    ("id", "type", "body", "headers", "key", "dedup", "correlation_id", "causation_id", "sent_at", "due_at"),
+    "ON CONFLICT DO NOTHING",
+)
+ADD_DEAD: Final = Insert(
+    "mb_dead",
+    ("seq", "handler", "attempts", "error", "text", "place", "died_at"),
+    "ON CONFLICT (seq, handler) DO UPDATE SET attempts = excluded.attempts, error = excluded.error, "
+    "text = excluded.text, place = excluded.place, died_at = excluded.died_at",
+)
+SETTLE: Final = Update(
+    "mb_message", ("outcomes", "results", "due_at", "finished_at", "seq"), "attempt = 0, lease = NULL"
+)

@@ -1,0 +1,342 @@
+"""`SqlStore`: every verb of the port, once, for any engine that speaks SQL."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any, Final, cast
+
+from messagebus.delivery import claims, history, letters, schedule
+from messagebus.delivery.connection import Connection, Pool
+from messagebus.delivery.group import Group
+from messagebus.delivery.sending import add, add_all, prepare
+from messagebus.delivery.store import (
+    WORK,
+    Claim,
+    DeadLetter,
+    Schedule,
+    Sending,
+    Settlement,
+    Stats,
+    Step,
+    Transaction,
+    Waiting,
+    Work,
+)
+from messagebus.delivery.transaction import SqlTransaction
+from messagebus.envelope import Envelope
+from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
+from messagebus.messages import Message
+
+__all__ = ["RETENTION", "SqlStore"]
+
+RETENTION: Final = 86_400.0
+"""Seconds for which the history of finished messages is kept, unless told otherwise."""
+
+_POLL: Final = 0.01
+_SLOWEST_POLL: Final = 0.2
+_LEISURE: Final = 50
+"""A store that is polled is left alone for so many times as long as the look at it took."""
+_PRUNED_AT_ONCE: Final = 1_000
+
+
+class SqlStore(ABC):
+    """Keeps messages in tables; see `messagebus.delivery.store.Store` for what each method promises.
+
+    A subclass opens connections, tells what its errors mean, and knows what lets only one write.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], clock: Callable[[], float], retention: float) -> None:
+        self.clock = clock
+        self.retention = retention
+        self._pool = Pool(connect, self._close, self._restart)
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begin anew in a forked child: what threads of the parent did goes on there."""
+        self._group: Group | None = None
+        self._group_lock = threading.Lock()
+        self._sent = threading.Event()
+
+    # Connections
+
+    @abstractmethod
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        """Say within a block what errors of the driver mean: "Cannot ``what``: why."."""
+
+    def _close(self, connection: Connection) -> None:
+        connection.close()
+
+    @contextmanager
+    def _read(self, what: str) -> Iterator[Connection]:
+        with self._errors(what), self._pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self, what: str) -> Iterator[Connection]:
+        with self._errors(what), self._pool.connection() as connection:
+            connection.begin()
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def _now(self) -> int:
+        return int(self.clock() * 1000)
+
+    # Sending
+
+    def send(
+        self,
+        message: Message,
+        *,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        key: str | None = None,
+        dedup: str | None = None,
+        envelope: Envelope | None = None,
+    ) -> str:
+        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
+        return self._send([sending])[0]
+
+    async def asend(
+        self,
+        message: Message,
+        *,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        key: str | None = None,
+        dedup: str | None = None,
+        envelope: Envelope | None = None,
+    ) -> str:
+        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
+        if self._work() is not None:
+            return self._send([sending])[0]
+        return await (self._group or self._start_group()).add(sending)
+
+    def send_many(
+        self,
+        messages: Iterable[Message],
+        *,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        key: str | Callable[[Message], str | None] | None = None,
+    ) -> list[str]:
+        return self._send(
+            [prepare(message, delay=delay, at=at, key=key(message) if callable(key) else key) for message in messages]
+        )
+
+    def _work(self) -> Work | None:
+        """Return the work of the handler that calls, if a worker of this very store runs it."""
+        work = WORK.get()
+        return work if work is not None and cast("object", work.store) is self else None
+
+    def _send(self, sendings: Sequence[Sending]) -> list[str]:
+        work = self._work()
+        if work is not None:
+            for sending in sendings:
+                work.add(sending)
+            return [sending.envelope.id for sending in sendings]
+        with self._write("send a message") as connection:
+            ids = add_all(connection, sendings, self._now())
+        self._sent.set()
+        return ids
+
+    def _send_group(self, sendings: Sequence[Sending]) -> list[str | ConflictError]:
+        with self._write("send messages") as connection:
+            answers = add(connection, sendings, self._now())
+        self._sent.set()
+        return answers
+
+    def _start_group(self) -> Group:
+        with self._group_lock:
+            if self._group is None:
+                self._group = Group(self._send_group)
+            return self._group
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        work = self._work()
+        if work is not None:
+            outer = work.transaction()
+            with outer.savepoint():
+                yield outer
+            return
+        with self._write("commit a transaction") as connection:
+            transaction = SqlTransaction(connection, self._now)
+            try:
+                yield transaction
+            finally:
+                transaction.end()
+        self._sent.set()
+
+    # Waiting messages and dead letters
+
+    def waiting(self, *, type: str | None = None, key: str | None = None, limit: int = 100) -> list[Waiting]:
+        conditions = _given(type=type, key=key)
+        with self._read("list waiting messages") as connection:
+            return letters.waiting(connection, self._now(), conditions, limit)
+
+    def cancel(self, message_id: str) -> bool:
+        with self._write("cancel a message") as connection:
+            return letters.cancel(connection, message_id)
+
+    def move(self, message_id: str, *, delay: float = 0.0, at: datetime | None = None) -> bool:
+        with self._write("move a message") as connection:
+            is_moved = letters.move(connection, self._now(), message_id, delay, at)
+        self._sent.set()
+        return is_moved
+
+    def dead(
+        self,
+        *,
+        type: str | None = None,
+        handler: str | None = None,
+        error: str | None = None,
+        older_than: float = 0.0,
+        limit: int = 100,
+    ) -> list[DeadLetter]:
+        before = self._now() - round(older_than * 1000)
+        conditions = _given(**{"m.type": type, "d.handler": handler})
+        with self._read("list dead letters") as connection:
+            return letters.dead(connection, before, conditions, error, limit)
+
+    def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
+        with self._write("retry a dead letter") as connection:
+            is_known = letters.retry(connection, self._now(), dead_letter_id, message)
+        self._sent.set()
+        return is_known
+
+    def drop(self, dead_letter_id: int) -> bool:
+        with self._write("drop a dead letter") as connection:
+            is_known = letters.drop(connection, self._now(), dead_letter_id)
+        self._sent.set()
+        return is_known
+
+    # Looking
+
+    def stats(self) -> Stats:
+        with self._read("count messages") as connection:
+            return history.stats(connection, self._now())
+
+    def result(self, message_id: str, *, timeout: float = 0.0) -> bytes:
+        end = time.monotonic() + timeout
+        pause = _POLL
+        while True:
+            with self._read("return a result") as connection:
+                found = history.result(connection, message_id)
+                if found is not None:
+                    return found
+                if time.monotonic() >= end:
+                    count = history.how_many_open(connection, message_id)
+                    why = f"{count:,} messages of what it led to are not finished after {timeout:g} s"
+                    remedy = "Wait longer, or see that a worker runs."
+                    raise ResultTimeoutError(f"return the result of message {message_id}", why, remedy)
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(pause * 1.5, _SLOWEST_POLL)
+
+    def tree(self, message_id: str) -> list[Step]:
+        with self._read("tell what a message led to") as connection:
+            return history.tree(connection, message_id)
+
+    # Scheduling
+
+    def every(self, cron: str, message: Message, *, name: str, timezone: str = "UTC") -> None:
+        sending = prepare(message)
+        given = {"name": name, "cron": cron, "timezone": timezone, "type": sending.envelope.type, "body": sending.body}
+        with self._write("keep a schedule") as connection:
+            schedule.every(connection, self._now(), given)
+
+    def schedules(self) -> list[Schedule]:
+        with self._read("list schedules") as connection:
+            return schedule.schedules(connection)
+
+    def unschedule(self, name: str) -> bool:
+        with self._write("forget a schedule") as connection:
+            return schedule.unschedule(connection, name)
+
+    # For workers
+
+    def claim(self, limit: int, lease: float) -> Claim:
+        with self._write("claim messages") as connection:
+            return claims.claim(connection, self._now(), limit, lease)
+
+    def settle(
+        self, token: str, settlements: Sequence[Settlement], *, transaction: Transaction | None = None
+    ) -> set[int]:
+        if transaction is not None:
+            return claims.settle(_connection_of(transaction), self._now(), token, settlements)
+        with self._write("settle messages") as connection:
+            lost = claims.settle(connection, self._now(), token, settlements)
+        self._sent.set()
+        return lost
+
+    def extend(self, tokens: Iterable[str], lease: float) -> None:
+        with self._write("extend leases") as connection:
+            claims.extend(connection, self._now(), tokens, lease)
+
+    def release(self, token: str, seqs: Iterable[int]) -> None:
+        with self._write("release messages") as connection:
+            claims.release(connection, self._now(), token, seqs)
+
+    def owns(self, token: str, seq: int, transaction: Transaction) -> bool:
+        return claims.owns(_connection_of(transaction), token, seq)
+
+    def fire(self) -> int:
+        with self._read("look for schedules that are due") as connection:
+            if not schedule.is_due(connection, self._now()):
+                return 0
+        with self._write("send what is scheduled") as connection:
+            count = schedule.fire(connection, self._now())
+        self._sent.set()
+        return count
+
+    def next_due(self) -> float | None:
+        with self._read("look for what is due") as connection:
+            due = claims.next_due(connection, self._now())
+        return None if due is None else due / 1000
+
+    def wait(self, timeout: float) -> None:
+        end = time.monotonic() + timeout
+        while True:
+            self._sent.clear()
+            before = time.monotonic()
+            if self._has_work() or before >= end:
+                return
+            pause = min(max(_POLL, (time.monotonic() - before) * _LEISURE), _SLOWEST_POLL)
+            self._sent.wait(min(pause, max(0.0, end - time.monotonic())))
+
+    def _has_work(self) -> bool:
+        with self._read("look for what is due") as connection:
+            return bool(claims.pick(connection, self._now(), 1))
+
+    def prune(self, older_than: float) -> int:
+        before = self._now() - round(older_than * 1000)
+        total = 0
+        while True:
+            with self._write("prune finished messages") as connection:
+                count = history.prune(connection, before, _PRUNED_AT_ONCE)
+            total += count
+            if count < _PRUNED_AT_ONCE:
+                return total
+
+    def close(self) -> None:
+        with self._group_lock:
+            group, self._group = self._group, None
+        if group is not None:
+            group.close()
+        self._pool.close()
+
+
+def _given(**conditions: Any) -> dict[str, Any]:
+    return {column: value for column, value in conditions.items() if value is not None}
+
+
+def _connection_of(transaction: Transaction) -> Connection:
+    if not isinstance(transaction, SqlTransaction):
+        raise DispatchError("use this transaction", "it is none of this store", "Use store.transaction().")
+    return transaction.connection
