@@ -75,10 +75,15 @@ class Disk:
 
     def do(self, event: tuple[str, str, int, bytes]) -> None:
         kind, path, *_ = event
-        if kind == "s":
-            apply(self.synced, [one for one in self.since if one[1] == path])
-            self.since = [one for one in self.since if one[1] != path]
+        if kind == "s":  # A file's data, or the names in a folder.
+            kept = [one for one in self.since if path == (one[1] if one[0] != "u" else str(Path(one[1]).parent))]
+            apply(self.synced, kept)
+            self.since = [one for one in self.since if one not in kept]
         elif kind in "wtu" and not path.endswith("-shm"):
+            if kind != "u" and ("u", path) in [one[:2] for one in self.since]:
+                # A new file has taken the name, so that the old one cannot be there.
+                self.synced.pop(path, None)
+                self.since = [one for one in self.since if one[1] != path]
             self.since.append(event)
 
     def cut(self, how: str, choose: random.Random) -> dict[str, bytearray]:
