@@ -162,7 +162,7 @@ class SqlStore(ABC):
     def transaction(self) -> Iterator[Transaction]:
         work = self._work()
         if work is not None:
-            outer = work.transaction()
+            outer = _transaction_of(work)
             with outer.savepoint():
                 yield outer
             return
@@ -330,6 +330,15 @@ class SqlStore(ABC):
         if group is not None:
             group.close()
         self._pool.close()
+
+
+def _transaction_of(work: Work) -> Transaction:
+    """Return the transaction of a handler, which may open it here and now as if it were outside."""
+    token = WORK.set(None)
+    try:
+        return work.transaction()
+    finally:
+        WORK.reset(token)
 
 
 def _given(**conditions: Any) -> dict[str, Any]:
