@@ -1,7 +1,7 @@
 """Producers and workers that are killed: what they say before they die, and what must be true of it all the same.
 
-A run of its own, in a process of its own: ``python killing.py URL FOLDER KILLS SEED`` prints its story as JSON. It forks
-its producers and workers, so that a life costs milliseconds, and kills them by their pids at random moments.
+A run is a process of its own: ``python killing.py URL FOLDER KILLS SEED`` prints its story as JSON. It forks its
+producers and workers, so that a life costs milliseconds, and kills them by their pids at random moments.
 """
 
 import asyncio

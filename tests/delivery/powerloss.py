@@ -152,9 +152,7 @@ def examine(path: Path, told: dict[str, set[str]]) -> Iterator[str]:
     with sqlite3.connect(path) as connection:
         (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
     connection.close()
-    half_done = [
-        tree for tree in trees.values() if tree and len(tree) != 1 + (tree[0].finished_at is not None)
-    ]
+    half_done = [tree for tree in trees.values() if tree and len(tree) != 1 + (tree[0].finished_at is not None)]
     lost = [id for id, tree in trees.items() if not tree]
     undone = [id for id in told["f"] if trees[id] and trees[id][0].finished_at is None]
     problems = {

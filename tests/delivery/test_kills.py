@@ -34,13 +34,6 @@ def verdict(ledger=SMOOTH, effects=EFFECTS, rows=ROWS, killed=frozenset()):
     return killing.judge([line.split() for line in ledger.split("\n") if line], effects, rows, killed)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/bus.db"
-    return request.getfixturevalue("postgres").fresh()
-
-
 def test_f32_f33_f42_killed_at_any_moment(url, tmp_path):
     """[D1] [D2] [D3] [D5] Producers and workers are killed; the survivors finish, and the ledger knows."""
     command = [sys.executable, "-W", "error", killing.__file__, url, str(tmp_path), str(KILLS), "32"]
