@@ -116,7 +116,8 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
     seqs = [settlement.seq for settlement in settlements]
     held = {one[0]: one for one in connection.rows(_HELD, {"seqs": connection.list(seqs), "token": token})}
     ours = [settlement for settlement in settlements if settlement.seq in held]
-    connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
+    if ours:
+        connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
     dead = [letter for one in ours for letter in _dead(one, now)]
     if dead:
         connection.many(ADD_DEAD, dead)

@@ -26,7 +26,7 @@ class Connection(Protocol):
         """Execute one of the library's shared statements; return how many rows it changed."""
 
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
-        """Write many rows; return how many were written."""
+        """Write rows, at least one; return how many were written."""
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
         """Execute a statement of the application."""
@@ -118,9 +118,10 @@ class Pool:
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it comes back."""
         self.is_closed = True
-        self._close_idle()
+        self.close_idle()
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close what nobody uses."""
         while self._idle:
             self._close(self._idle.pop())
 
@@ -134,7 +135,7 @@ class Pool:
             while set(self._users) - {me} and time.monotonic() < end:
                 self._changed.wait(max(0.0, end - time.monotonic()))
         if not set(self._users) - {me}:
-            self._close_idle()
+            self.close_idle()
 
     def resume(self) -> None:
         """Go on in the parent."""

@@ -30,11 +30,13 @@ from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
 from messagebus.messages import Message
 
-__all__ = ["RETENTION", "SqlStore"]
+__all__ = ["RETENTION", "TIMEOUT", "SqlStore"]
 
 RETENTION: Final = 86_400.0
 """Seconds for which the history of finished messages is kept, unless told otherwise."""
 
+TIMEOUT: Final = 30.0
+"""Seconds to wait for others who keep a store locked."""
 _POLL: Final = 0.01
 _SLOWEST_POLL: Final = 0.2
 _LEISURE: Final = 50
@@ -91,6 +93,7 @@ class SqlStore(ABC):
             is_sound = True
         except Exception as error:
             meant = self._meaning(error, what)
+            is_sound = meant is None
             if meant is None:
                 raise
             raise meant from error
@@ -169,6 +172,8 @@ class SqlStore(ABC):
             for sending in sendings:
                 work.add(sending)
             return [sending.envelope.id for sending in sendings]
+        if not sendings:
+            return []
         with self._write("send a message") as connection:
             ids = add_all(connection, self._rows(sendings))
         self._wake()

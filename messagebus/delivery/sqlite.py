@@ -12,7 +12,7 @@ from pydantic_core import to_json as dump_json
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import SQLITE, VERSION, Insert, Update
-from messagebus.delivery.sql import RETENTION, SqlStore
+from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Claim
 from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFileError, StoreUnavailableError
 
@@ -37,9 +37,6 @@ if has_wal_reset_bug(sqlite3.sqlite_version_info):
         driver = pysqlite3
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
-TIMEOUT: Final = 30.0
-"""Seconds to wait for others who keep the file locked."""
-
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
 _SETTINGS: Final = (
