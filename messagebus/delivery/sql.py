@@ -75,9 +75,11 @@ class SqlStore(ABC):
     def _close(self, connection: Connection) -> None:
         connection.close()
 
+    @abstractmethod
     def _lock(self, what: str) -> None:
         """Wait until this thread may write, where only one can."""
 
+    @abstractmethod
     def _unlock(self) -> None:
         """Let others write."""
 

@@ -5,16 +5,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
-
-from pydantic_core import to_json as dump_json
+from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Claim
-from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFileError, StoreUnavailableError
+from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
 
@@ -32,7 +30,7 @@ driver: Any = sqlite3
 """The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
 if has_wal_reset_bug(sqlite3.sqlite_version_info):
     with suppress(ImportError):
-        import pysqlite3
+        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
 
         driver = pysqlite3
 
@@ -78,8 +76,8 @@ class SqliteConnection:
             raise DispatchError("go on with this transaction", why, "Leave BEGIN, COMMIT and ROLLBACK to the store.")
         return rows
 
-    def list(self, values: Sequence[Any]) -> Any:
-        return dump_json(values).decode()
+    def array(self, values: Sequence[Any]) -> Any:
+        return SQLITE.array(values)
 
     def wait_in_line(self) -> None:
         """The file has one write lock."""
@@ -139,7 +137,7 @@ class SqliteStore(SqlStore):
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
         super().__init__(clock, retention)
         with self._read("open the store") as connection, self._alone("open the store"):
-            _prepare_file(connection, self._path)
+            _prepare_file(cast("SqliteConnection", connection), self._path)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
