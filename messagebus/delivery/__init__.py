@@ -21,8 +21,10 @@ from messagebus.delivery.store import (
     Stored,
     Transaction,
     Waiting,
+    acurrent_transaction,
     current_transaction,
 )
+from messagebus.delivery.worker import Worker
 from messagebus.errors import (
     ConfigurationError,
     ConflictError,
@@ -37,7 +39,8 @@ from messagebus.errors import (
 __all__ = [
     "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome", "ResultTimeoutError", "Retry",
     "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError", "StoreError", "StoreFileError",
-    "StoreUnavailableError", "Stored", "Transaction", "Waiting", "current_transaction", "open_store",
+    "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker", "acurrent_transaction",
+    "current_transaction", "open_store",
 ]  # fmt: skip
 
 

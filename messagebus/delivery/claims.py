@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.outcomes import clean, fate_of, pack, unpack
+from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
 from messagebus.delivery.schema import ADD_DEAD, SETTLE
 from messagebus.delivery.sending import add_all, row
 from messagebus.delivery.store import Claim, Settlement, Stored
@@ -100,7 +98,7 @@ def _stored(found: Row) -> Stored:
         correlation_id or id,
         causation_id,
         sent_at / 1000,
-        from_json(headers) if headers != "{}" else {},
+        read(headers) if headers != "{}" else {},
         attempt,
         unpack(outcomes) if outcomes is not None else {},
     )

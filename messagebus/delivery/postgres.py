@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.schema import POSTGRES, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, POSTGRES, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.errors import (
     ConfigurationError,
@@ -182,9 +182,15 @@ def _prepare_schema(connection: Connection) -> None:
     what = "open a store on PostgreSQL"
     if has_meta:
         version = connection.rows("SELECT max(version) FROM mb_meta")[0][0]
-        if version != VERSION:
-            why = f"its tables are of version {version}, and this library knows {VERSION}"
+        if version > VERSION:
+            why = f"its tables are of version {version}, newer than {VERSION}"
             raise StoreFileError(what, why, "Update pydantic-messagebus.")
+        try:
+            for check in CHECKS:
+                connection.rows(check)
+        except exc.ProgrammingError as error:
+            why = f"its tables are not those of version {version} ({error.orig})"
+            raise StoreFileError(what, why, "Restore a backup, or use another schema.") from None
     elif has_messages:
         why = "its table mb_message is none of this library"
         raise StoreFileError(what, why, "Use another database, or another schema.")

@@ -7,7 +7,18 @@ from typing import Any, Final
 
 from pydantic_core import to_json as dump_json
 
-__all__ = ["ADD_DEAD", "ADD_MESSAGES", "POSTGRES", "SETTLE", "SQLITE", "VERSION", "Engine", "Insert", "Update"]
+__all__ = [
+    "ADD_DEAD",
+    "ADD_MESSAGES",
+    "CHECKS",
+    "POSTGRES",
+    "SETTLE",
+    "SQLITE",
+    "VERSION",
+    "Engine",
+    "Insert",
+    "Update",
+]
 
 VERSION: Final = 1
 """Of the tables; a store refuses what a newer version wrote."""
@@ -62,6 +73,15 @@ CREATE TABLE mb_schedule(
 );
 INSERT INTO mb_meta(version) VALUES (1)
 """
+
+
+# What fails if a table, or a column of it, is not there.
+CHECKS: Final = (
+    """SELECT seq, id, type, body, headers, key, dedup, correlation_id, causation_id, sent_at, due_at, attempt, lease,
+    outcomes, results, finished_at FROM mb_message LIMIT 0""",
+    "SELECT id, seq, handler, attempts, error, text, place, died_at FROM mb_dead LIMIT 0",
+    "SELECT name, cron, timezone, type, body, next_at FROM mb_schedule LIMIT 0",
+)
 
 
 @dataclass(frozen=True, slots=True)
