@@ -99,7 +99,7 @@ class Door:
     def _admit(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
         try:
             wire = validate(payload)
-            return wire["data"], None if len(wire) == len(_TYPE_AND_DATA) else self._envelope(wire)
+            return wire["data"], None if len(wire) == _BARE else self._envelope(wire)
         except ValidationError as error:
             refusal = self._refusal(error)
         except InvalidMessageError:
@@ -139,6 +139,7 @@ class Door:
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
+_BARE = len(_TYPE_AND_DATA)
 
 
 def _refuse_unfit(wire: Any) -> None:
