@@ -67,19 +67,25 @@ class Door:
 
     def read_json(self, payload: bytes | str, max_bytes: int) -> tuple[Message, Envelope | None]:
         """Do as `read` with JSON, which is measured before it is parsed."""
-        if isinstance(payload, str) and len(payload) <= max_bytes:
+        size = len(payload)
+        if isinstance(payload, str) and size <= max_bytes:
             payload = payload.encode(errors="surrogatepass")
-        if len(payload) > max_bytes or isinstance(payload, str):
-            raise MessageTooLargeError(len(payload), max_bytes)
-        has_many = len(payload) > _MANY_MEMBERS and payload.count(b":") > _MANY_MEMBERS
+            size = len(payload)
+        if size > max_bytes:
+            raise MessageTooLargeError(size, max_bytes)
+        if size > _MANY_MEMBERS or not self._is_exact:
+            self._look_at(payload)
+        return self._admit(self._validator.validate_json, payload)
+
+    def _look_at(self, payload: Any) -> None:
+        """Parse what may hold what no message may, or very many unknown fields, and refuse it if it does."""
+        has_many = payload.count(b":") > _MANY_MEMBERS
         if has_many or (not self._is_exact and is_suspect(payload)):
             wire = _parsed(payload)
             if not self._is_exact:
                 _refuse_unfit(wire)
             if has_many:
                 self._refuse_flood(wire, lambda part: self._validator.validate_json(to_json(part)))
-            del wire  # Before pydantic makes its own.
-        return self._admit(self._validator.validate_json, payload)
 
     def _refuse_flood(self, wire: Any, validate: Callable[[Any], object]) -> None:
         """Refuse thousands of unknown fields by a part of them: an error of each takes more memory than all else."""
