@@ -164,8 +164,13 @@ class Handling:
     def transaction(self) -> Transaction:
         """Open the transaction of the acknowledgement."""
         if self._transaction is None:
+            outside = WORK.set(None)
             self._transaction = self.open.enter_context(self.store.transaction())
+            WORK.reset(outside)
         return self._transaction
+
+    async def turn(self) -> None:
+        """Nobody else writes."""
 
     def __enter__(self) -> Self:
         token = WORK.set(self)

@@ -74,9 +74,9 @@ def start(url: str) -> Iterator[Callable[..., Any]]:
     def start_worker(handler: str, options: str = "") -> Any:
         script = dedent(PROGRAM).format(handler=dedent(handler), options=options)
         environment = {**os.environ, "PYTHONPATH": str(Path(messagebus.__file__).parent.parent)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, "-c", script, url]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
         processes.append(process)
         return process
 
