@@ -26,7 +26,7 @@ D 1:00003a shop.place_order m-3 1/0 200
 S 1:00003a shop.order_placed m-4 None 200
 D 1:00003a shop.order_placed m-4 None 200
 """
-EFFECTS = [f"1:0000{number}a {kind}" for number in (0, 3) for kind in ("command", "event")]
+EFFECTS = [f"1:0000{number}a {type}" for number in (0, 3) for type in ("shop.place_order", "shop.order_placed")]
 ROWS = ["1:00000a"]
 
 
@@ -50,6 +50,7 @@ def test_f32_f33_f42_killed_at_any_moment(url, tmp_path):
 def test_judge_finds_nothing_where_nothing_is_wrong():
     """The tests below are of the judge; this one is that it can be content."""
     assert [] == verdict()
+    assert [] == verdict(SMOOTH.replace("D 1:00003a shop.place_order m-3 1/0 200\n", ""))
     again = SMOOTH.replace("D 1:00003a shop.place_order m-3 1/0 200", "S 1:00003a shop.place_order m-3 1/0 201")
     assert [] == verdict(again + "D 1:00003a shop.place_order m-3 1/0 201\n", killed={"200"})
 
@@ -64,7 +65,7 @@ def test_judge_finds_nothing_where_nothing_is_wrong():
         ("handled twice without a reason", {"ledger": SMOOTH + "S 1:00003a shop.order_placed m-4 None 201\n"}),
         ("more than a batch for each kill", {"ledger": SMOOTH + "S 1:00003a shop.order_placed m-4 None 201\n"}),
         ("effects lost", {"effects": EFFECTS[1:]}),
-        ("effects without a message", {"effects": [*EFFECTS, "1:00009a command"]}),
+        ("effects without a message", {"effects": [*EFFECTS, "1:00009a shop.place_order"]}),
         ("effects written twice", {"effects": [*EFFECTS, EFFECTS[0]]}),
         ("rows without their message", {"rows": [*ROWS, "1:00009a"]}),
         ("messages without their row", {"rows": []}),
