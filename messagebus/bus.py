@@ -1,14 +1,14 @@
 """The bus: a sync and an async driver of one order rule, and the functions that run a message in one call."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterator
 from contextlib import suppress
 from inspect import isawaitable
 from itertools import islice
 from typing import Any, Literal, final
 
 from messagebus import logs
-from messagebus.dispatch import Delivery, Initial, Run
+from messagebus.dispatch import IN_TURN, Delivery, Initial, Run
 from messagebus.errors import full_name
 from messagebus.messages import Message, ReturnMessage, to_json
 from messagebus.registry import DEFAULT_REGISTRY, MAX_BYTES, Handler, Registry
@@ -42,20 +42,21 @@ class MessageBus(Run):
             Exception: What a handler raised, as it is; an ExceptionGroup if several handlers of an event failed.
             CascadeLimitError: If this call led to more than ``max_messages`` messages.
         """
-        token = self._enter()
+        turns = self._turns()
         try:
-            for delivery in self._turns():
-                if delivery.failure is not None:
-                    self._decide(delivery, delivery.failure)
-                elif delivery.is_settled:
-                    self._log_message(delivery)
-                else:
+            for delivery in turns:
+                if delivery.stage == IN_TURN:
                     try:
                         self.message_dispatcher(delivery.message)
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
-        finally:
-            self._leave(token)
+                elif delivery.failure is not None:
+                    self._decide(delivery, delivery.failure)
+                else:
+                    self._log_message(delivery)
+        except BaseException:
+            turns.close()
+            raise
         return self.return_messages
 
     def _decide(self, delivery: Delivery, failure: Exception) -> None:
@@ -67,7 +68,7 @@ class MessageBus(Run):
         except Exception:
             raise
         except BaseException:
-            self._interrupted(delivery)
+            self._put_back(delivery)
             raise
 
     def message_dispatcher(self, message: Message) -> None:
@@ -75,31 +76,43 @@ class MessageBus(Run):
         self.dispatch_message(message)
 
     @final
-    def dispatch_message(self, message: Message) -> None:
+    def dispatch_message(self, message: Message) -> None:  # noqa: C901 - the hot loop; a call more would cost as much
         """Call the handlers of the message in hand; called again, those of them that have not succeeded.
 
         Raises:
             Exception: What a handler raised, when all have run; an ExceptionGroup if several failed.
         """
-        delivery = self._take(message, takes_async=False)
-        failures: list[Exception] = []
-        done = [*delivery.done]
+        delivery = self._in_hand
+        if (
+            delivery is None
+            or delivery.message is not message
+            or delivery.stage != IN_TURN
+            or not delivery.plan.is_plain
+        ):
+            delivery = self._check(message, takes_async=False)
+        delivery.attempt += 1
+        handlers, is_verbose = delivery.left, self._is_verbose
+        finished: Handler | None = None
+        failures: dict[Handler, Exception] = {}
         try:
-            for handler in delivery.left() if done else delivery.plan.handlers:
+            for handler in handlers:
                 try:
                     result = handler.function(message)
                     if result is not None:
                         self._release(delivery, handler, result)
-                    done.append(handler)
                 except Exception as exc:  # noqa: BLE001 - its siblings run all the same, and then it is raised
-                    failures.append(self._failure(delivery, handler, exc))
+                    failures[handler] = self._failure(delivery, handler, exc)
                 else:
-                    if self._is_verbose:
+                    finished = handler
+                    if is_verbose:
                         self._log_handler(delivery, handler, logs.HANDLER_FINISHED)
-        finally:
-            delivery.done = done
+        except BaseException:
+            delivery.left = [*failures, *handlers[handlers.index(handler) + (handler is finished) :]]
+            raise
+        delivery.left = ()
         if failures:
-            raise _one(failures, message)
+            delivery.left = [*failures]
+            raise _one([*failures.values()], message)
 
     def handle_exception(self, exc: Exception, message: Message) -> None:  # noqa: ARG002 - overrides need it
         """Decide about a message that failed. The default logs and raises; if an override returns, the run goes on."""
@@ -118,20 +131,21 @@ class AsyncMessageBus(Run):
 
     async def __call__(self) -> list[ReturnMessage]:
         """Dispatch the message and everything it leads to; see `MessageBus.__call__`."""
-        token = self._enter()
+        turns = self._turns()
         try:
-            for delivery in self._turns():
-                if delivery.failure is not None:
-                    await self._decide(delivery, delivery.failure)
-                elif delivery.is_settled:
-                    self._log_message(delivery)
-                else:
+            for delivery in turns:
+                if delivery.stage == IN_TURN:
                     try:
                         await self.message_dispatcher(delivery.message)
                     except Exception as exc:  # noqa: BLE001 - handle_exception decides, in a moment
                         delivery.failure = exc
-        finally:
-            self._leave(token)
+                elif delivery.failure is not None:
+                    await self._decide(delivery, delivery.failure)
+                else:
+                    self._log_message(delivery)
+        except BaseException:
+            turns.close()
+            raise
         return self.return_messages
 
     async def _decide(self, delivery: Delivery, failure: Exception) -> None:
@@ -143,7 +157,7 @@ class AsyncMessageBus(Run):
         except Exception:
             raise
         except BaseException:
-            self._interrupted(delivery)
+            self._put_back(delivery)
             raise
 
     async def message_dispatcher(self, message: Message) -> None:
@@ -151,33 +165,44 @@ class AsyncMessageBus(Run):
         await self.dispatch_message(message)
 
     @final
-    async def dispatch_message(self, message: Message) -> None:
+    async def dispatch_message(self, message: Message) -> None:  # noqa: C901 - as in MessageBus
         """Call the handlers of the message in hand; called again, those of them that have not succeeded.
 
         Raises:
             Exception: What a handler raised, when all have run; an ExceptionGroup if several failed.
         """
-        delivery = self._take(message, takes_async=True)
-        handlers = delivery.left() if delivery.done else delivery.plan.handlers
-        tasks = await self._together(delivery, handlers) if self.concurrent and len(handlers) > 1 else {}
-        failures: list[Exception] = []
-        done = [*delivery.done]
+        delivery = self._in_hand
+        if (
+            delivery is None
+            or delivery.message is not message
+            or delivery.stage != IN_TURN
+            or not delivery.plan.is_plain
+        ):
+            delivery = self._check(message, takes_async=True)
+        delivery.attempt += 1
+        tasks = await self._together(delivery) if self.concurrent and len(delivery.left) > 1 else {}
+        handlers, is_verbose = delivery.left, self._is_verbose
+        finished: Handler | None = None
+        failures: dict[Handler, Exception] = {}
         try:
             for handler in handlers:
                 try:
                     result = await (tasks.get(handler) or self._start(handler, message))
                     if result is not None:
                         self._release(delivery, handler, result)
-                    done.append(handler)
                 except Exception as exc:  # noqa: BLE001 - its siblings run all the same, and then it is raised
-                    failures.append(self._failure(delivery, handler, exc))
+                    failures[handler] = self._failure(delivery, handler, exc)
                 else:
-                    if self._is_verbose:
+                    finished = handler
+                    if is_verbose:
                         self._log_handler(delivery, handler, logs.HANDLER_FINISHED)
-        finally:
-            delivery.done = done
+        except BaseException:
+            delivery.left = [*failures, *handlers[handlers.index(handler) + (handler is finished) :]]
+            raise
+        delivery.left = ()
         if failures:
-            raise _one(failures, message)
+            delivery.left = [*failures]
+            raise _one([*failures.values()], message)
 
     def _start(self, handler: Handler, message: Message) -> Awaitable[object]:
         return handler.function(message) if handler.is_coroutine else self._call(handler, message)
@@ -195,9 +220,9 @@ class AsyncMessageBus(Run):
         # Here, and not where its messages are released: what a generator raises ends this handler alone.
         return list(islice(result, self.max_messages + 1)) if isinstance(result, Iterator) else result
 
-    async def _together(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[Handler, asyncio.Task[object]]:
+    async def _together(self, delivery: Delivery) -> dict[Handler, asyncio.Task[object]]:
         """Run the handlers at the same time; return when all have ended, also if this is cancelled meanwhile."""
-        tasks = {handler: asyncio.create_task(self._call(handler, delivery.message)) for handler in handlers}
+        tasks = {handler: asyncio.create_task(self._call(handler, delivery.message)) for handler in delivery.left}
         interruption: BaseException | None = None
         left = set(tasks.values())
         while left:
@@ -215,7 +240,7 @@ class AsyncMessageBus(Run):
             with suppress(Exception):  # It will run again when the run goes on.
                 if tasks[handler].result() is not None:
                     self._release(delivery, handler, tasks[handler].result())
-                delivery.done = (*delivery.done, handler)
+                delivery.left = [other for other in delivery.left if other is not handler]
         raise interruption or passing[0]
 
     async def handle_exception(self, exc: Exception, message: Message) -> None:  # noqa: ARG002 - overrides need it
@@ -268,7 +293,7 @@ def handle_message(
     """Run ``message`` and everything it leads to, and return the return messages; see `MessageBus`."""
     bus = _new(MessageBus)
     bus._prepare(message, log_level, error_log_level, registry, logger)
-    return bus()
+    return MessageBus.__call__(bus)
 
 
 async def ahandle_message(
@@ -282,7 +307,7 @@ async def ahandle_message(
     """Run ``message`` and everything it leads to, and return the return messages; see `AsyncMessageBus`."""
     bus = _new(AsyncMessageBus)
     bus._prepare(message, log_level, error_log_level, registry, logger)
-    return await bus()
+    return await AsyncMessageBus.__call__(bus)
 
 
 def handle_json(
@@ -303,7 +328,7 @@ def handle_json(
     message, envelope = (registry or DEFAULT_REGISTRY).read_json(payload, max_bytes=max_bytes)
     bus = _new(MessageBus)
     bus._prepare(message, log_level, error_log_level, registry, logger, envelope)
-    return to_json(bus())
+    return to_json(MessageBus.__call__(bus))
 
 
 async def ahandle_json(
@@ -319,4 +344,4 @@ async def ahandle_json(
     message, envelope = (registry or DEFAULT_REGISTRY).read_json(payload, max_bytes=max_bytes)
     bus = _new(AsyncMessageBus)
     bus._prepare(message, log_level, error_log_level, registry, logger, envelope)
-    return to_json(await bus())
+    return to_json(await AsyncMessageBus.__call__(bus))

@@ -4,7 +4,6 @@ import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context, Token, copy_context
 from itertools import islice
 from time import perf_counter
 from typing import Any, cast
@@ -25,7 +24,7 @@ from messagebus.messages import Command, Event, Message, ReturnMessage
 from messagebus.registry import DEFAULT_REGISTRY, Handler, Plan, Registry, Snapshot
 from messagebus.tracebacks import describe, mark
 
-__all__ = ["Delivery", "Initial", "Run"]
+__all__ = ["IN_TURN", "Delivery", "Initial", "Run"]
 
 Initial = Command | Event | ReturnMessage
 
@@ -34,18 +33,23 @@ _WATCHED = 1_000
 _NO_HEADERS: Mapping[str, str] = {}
 _TRACING = ("traceparent", "tracestate")
 
+# The stages of a delivery. One whose dispatch was broken off is dispatched again when the run goes on.
+_WAITING, IN_TURN, _SETTLED, _BROKEN_OFF = range(4)
+
 
 class Delivery(Envelope):
     """One message in a run, and how far it has come."""
 
-    __slots__ = ("_ids", "done", "emitted", "failure", "is_in_turn", "is_settled", "plan", "started")
+    __slots__ = ("failure", "left", "plan", "stage")
 
     def __init__(self, message: Message, plan: Plan, parent: Envelope | None) -> None:
         # Nothing goes through super(): there is one of these for every message.
         self.message = message
         self.plan = plan
-        self.identity = self._time = None
+        self.left: Sequence[Handler] = plan.handlers  # Those that have not succeeded yet.
         self.failure: Exception | None = None
+        self.identity = self._time = None
+        self.attempt = self.stage = 0
         if parent is None:
             self.cause = self.correlation = None
             self.headers = _NO_HEADERS
@@ -53,37 +57,31 @@ class Delivery(Envelope):
             self.cause = parent.identify()
             self.correlation = parent.correlation or self.cause
             self.headers = _traced(parent.headers) if parent.headers else _NO_HEADERS
-        self.attempt = self.emitted = 0
-        self.is_settled = self.is_in_turn = False
-        self.started = 0.0
-        self.done: Sequence[Handler] = ()
-        self._ids: dict[str, str | None] | None = None
 
     def adopt(self, envelope: Envelope) -> None:
         """Take over what is known of the message from outside."""
         self.identity, self.cause, self.correlation = envelope.identity, envelope.cause, envelope.correlation
         self.headers, self.attempt, self._time = envelope.headers, envelope.attempt - 1, envelope._time
 
-    def left(self) -> Sequence[Handler]:
-        """Return the handlers that have not succeeded yet, in the order of registration."""
-        return [handler for handler in self.plan.handlers if handler not in self.done]
+    def join(self, outer: Envelope) -> None:
+        """Make this the follow-up of a message in whose handler its run was started, unless it has a past already."""
+        if self.correlation is None and self.attempt == 0:
+            self.cause = outer.identify()
+            self.correlation = outer.correlation or self.cause
 
-    def ids(self) -> dict[str, str | None]:
-        """Return the ids as records have them."""
-        if self._ids is None:
-            own = self.id
-            correlation = self.correlation
-            self._ids = {
-                "message_id": own,
-                "correlation_id": own if correlation is None else correlation.id,
-                "causation_id": None if self.cause is None else self.cause.id,
-            }
-        return self._ids
+    def ids(self) -> tuple[str, str, str | None]:
+        """Return the ids of the message, of its correlation and of its cause."""
+        own, correlation, cause = self.identify().id, self.correlation, self.cause
+        return own, own if correlation is None else correlation.id, None if cause is None else cause.id
 
 
 def _traced(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return what a follow-up takes over: other attributes, such as the source, tell of the one message alone."""
     return {name: headers[name] for name in _TRACING if name in headers}
+
+
+# Stands for the queue of a run until there is something to put into one.
+_NOTHING = cast("deque[Delivery]", ())
 
 
 class Run:
@@ -102,9 +100,10 @@ class Run:
 
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
-    _is_logged = _is_verbose = False
-    _context: Context | None = None
+    _is_single = False  # A worker runs one message, and stores what that leads to.
+    _scope: logs.Scope
     _in_hand: Delivery | None
+    _count = 0
     _recent: Counter[type] | None = None
 
     def __init__(
@@ -144,19 +143,20 @@ class Run:
     ) -> None:
         if registry is not None:
             self.registry = registry
-        self._snapshot: Snapshot = (registry or self.registry).snapshot
+        self._snapshot: Snapshot = self.registry.snapshot
         try:
             plan = self._snapshot[type(message)]
         except NotAMessageError:
             thing = message if isinstance(message, type) else type(message)
             raise NotAMessageError(full_name(thing), is_class=thing is message) from None
         self._in_hand = delivery = Delivery(message, plan, None)
-        self._waiting: deque[Delivery] = deque()
+        self._waiting: deque[Delivery] = _NOTHING
         self.return_messages = []
+        self._is_logged = self._is_verbose = False
         if log_level != "disabled" or error_log_level != "disabled":
             self._activity, self._errors = logs.writers(log_level, error_log_level, logger)
             self._is_logged, self._is_verbose = True, log_level == "debug"
-        if delivery.plan.is_return:
+        if plan.is_return:
             cast("list[Message]", self.return_messages).append(message)
             self._in_hand = None
         if envelope is not None:
@@ -165,41 +165,73 @@ class Run:
     @property
     def pending(self) -> list[Message]:
         """The messages that are still to be dispatched, the next first."""
-        in_hand = [self._in_hand] if self._in_hand is not None and not self._in_hand.is_settled else []
+        in_hand = [self._in_hand] if self._in_hand is not None and self._in_hand.stage != _SETTLED else []
         return [delivery.message for delivery in (*in_hand, *self._waiting)]
 
     # The order rule
 
-    def _turns(self) -> Generator[Delivery, None, None]:
+    def _turns(self) -> Generator[Delivery, None, None]:  # noqa: C901 - one rule, in one piece
         """Yield each delivery when its turn has come; and again, settled, if there is something to say of its end.
 
-        The driver dispatches a delivery that is not settled, and keeps what that raised in ``failure``. A delivery
-        whose dispatch was broken off stays in hand, and comes first when the run goes on.
+        The driver dispatches a delivery that is not settled, and keeps what that raised in ``failure``; it closes the
+        generator when it is done. A delivery whose dispatch was broken off stays in hand, and comes first when the run
+        goes on.
         """
+        delivery, outer = self._in_hand, CURRENT.get()
+        if delivery is None or delivery.stage or outer is not None:
+            delivery = self._begin(outer)
         self._count = 0
-        self._recent = None
-        delivery = self._in_hand
-        while True:
-            if delivery is None or delivery.is_settled:
-                if not self._waiting:
-                    break
-                delivery = self._in_hand = self._waiting.popleft()
-                CURRENT.set(delivery)
-            if self._is_logged:
-                self._open(delivery)
-            delivery.is_in_turn = True
-            yield delivery
-            delivery.is_in_turn = False
-            delivery.is_settled = True
-            overflow = self._overflow(delivery) if self._count > self.max_messages - _WATCHED else None
-            if self._is_logged or delivery.failure is not None:
+        is_logged = self._is_logged
+        if is_logged:
+            self._scope = logs.Scope()
+        token = CURRENT.set(delivery)
+        try:
+            while delivery is not None:
+                if is_logged:
+                    self._open(delivery)
+                delivery.stage = IN_TURN
                 yield delivery
-            if overflow is not None:
-                raise overflow
-        self._in_hand = None
+                delivery.stage = _SETTLED
+                overflow = self._overflow(delivery) if self._count > 1 else None
+                if is_logged or delivery.failure is not None:
+                    yield delivery
+                if overflow is not None:
+                    raise overflow
+                if not self._waiting or self._is_single:
+                    delivery = self._in_hand = None
+                else:
+                    delivery = self._in_hand = self._waiting.popleft()
+                    CURRENT.set(delivery)
+        finally:
+            if delivery is not None and delivery.stage == IN_TURN:
+                delivery.stage = _BROKEN_OFF
+            try:
+                CURRENT.reset(token)
+                if is_logged:
+                    self._scope.close()
+            except ValueError:
+                pass  # A coroutine that is closed in another context has nothing to give back there.
+
+    def _begin(self, outer: Envelope | None) -> Delivery | None:
+        """Return what a run begins with that is no run of its own, or goes on with that was broken off or has failed.
+
+        The message in whose handler a run was started is the cause of its first message.
+        """
+        delivery = self._in_hand
+        if delivery is not None and delivery.stage == IN_TURN:
+            why = "this run is under way already"
+            raise DispatchError("call the bus", why, "Start a run of its own with handle_message(message).")
+        if delivery is None or delivery.stage == _SETTLED:
+            delivery = self._in_hand = self._waiting.popleft() if self._waiting else None
+        elif delivery.stage == _WAITING and outer is not None:
+            delivery.join(outer)
+        self._recent = None
+        return delivery
 
     def _overflow(self, delivery: Delivery) -> CascadeLimitError | None:
         """Count types near the limit; beyond it make the error, which is also this message's failure."""
+        if self._count <= self.max_messages - _WATCHED:
+            return None
         if self._recent is None:
             self._recent = Counter()
         self._recent[type(delivery.message)] += 1
@@ -210,40 +242,34 @@ class Run:
         delivery.failure = delivery.failure or error
         return error
 
-    def _take(self, message: Message, *, takes_async: bool) -> Delivery:
+    def _check(self, message: Message, *, takes_async: bool) -> Delivery:
         """Return the delivery in hand, if it is of this message and the message can be dispatched."""
         delivery = self._in_hand
-        if delivery is None or delivery.message is not message or not delivery.is_in_turn:
+        if delivery is None or delivery.message is not message or delivery.stage != IN_TURN:
             why = f"this {full_name(type(message))} is not the message in hand"
             remedy = "Call dispatch_message in message_dispatcher, with its message; elsewhere use handle_message."
             raise DispatchError("dispatch", why, remedy)
-        delivery.attempt += 1
-        if not delivery.plan.is_plain:
-            delivery.plan.check(message)
-            if delivery.plan.async_handler is not None and not takes_async:
-                raise AsyncHandlerError(full_name(type(message)), str(delivery.plan.async_handler))
+        delivery.plan.check(message)
+        if delivery.plan.async_handler is not None and not takes_async:
+            raise AsyncHandlerError(full_name(type(message)), str(delivery.plan.async_handler))
         return delivery
 
-    def _release(self, delivery: Delivery, handler: Handler, result: object) -> None:
+    def _release(self, delivery: Delivery, handler: Handler, result: Any) -> None:
         """Give the messages that a handler returned their place in the order."""
-        snapshot = self._snapshot
-        returned: list[Any] = self.return_messages
-        plan = snapshot.get(type(result))
-        pairs: Any = (
-            [(message, snapshot[type(message)]) for message in self._follow_ups(delivery, handler, result)]
-            if plan is None
-            else ((result, plan),)
-        )
-        for message, plan in pairs:
-            if plan.is_return and not plan.is_plain:
-                plan.check(message)
-        for message, plan in pairs:
-            if plan.is_return:
-                returned.append(message)
-            else:
-                self._waiting.append(Delivery(message, plan, delivery))
-        self._count += len(pairs)
-        delivery.emitted += len(pairs)
+        plan = self._snapshot.get(type(result))
+        if plan is None:
+            for message in self._follow_ups(delivery, handler, result):
+                self._release(delivery, handler, message)
+            return
+        if not plan.is_return:
+            if self._waiting is _NOTHING:
+                self._waiting = deque()
+            self._waiting.append(Delivery(result, plan, delivery))
+        else:
+            if not plan.is_plain:
+                plan.check(result)
+            self.return_messages.append(result)
+        self._count += 1
 
     def _follow_ups(self, delivery: Delivery, handler: Handler, result: object) -> Sequence[Message]:
         """Return the messages in what a handler returned; of an endless iterable, one more than there may be.
@@ -252,15 +278,15 @@ class Run:
             HandlerError: If there is anything but messages.
             AsyncHandlerError: If it would have to be awaited.
         """
-        if isinstance(result, Message):
-            return (result,)
         if inspect.isawaitable(result) or isinstance(result, AsyncIterable):
             if inspect.iscoroutine(result):
                 result.close()
             raise AsyncHandlerError(full_name(type(delivery.message)), str(handler))
         wrong: list[object] = [result]
         messages: list[Message] = []
-        if isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping | BaseModel):
+        if isinstance(result, Message):
+            messages, wrong = [result], []
+        elif isinstance(result, Iterable) and not isinstance(result, str | bytes | Mapping | BaseModel):
             messages = list(islice(result, max(self.max_messages + 1 - self._count, 1)))
             wrong = [item for item in messages if type(item) not in self._snapshot and not isinstance(item, Message)]
         if wrong:
@@ -268,55 +294,31 @@ class Run:
             what = f"the class {full_name(kind)} itself" if kind is wrong[0] else f"an object of type {full_name(kind)}"
             remedy = "Return None, a message or an iterable of messages; data for the caller goes into a ReturnMessage."
             raise HandlerError(f"take what {handler} returned", f"it is {what}", remedy)
+        for message in messages:
+            plan = self._snapshot[type(message)]
+            if plan.is_return and not plan.is_plain:
+                plan.check(message)
         return messages
 
     # What surrounds a run and a message
 
-    def _enter(self) -> Token[Envelope | None]:
-        """Put the first message in hand; the message in whose handler this run was started is its cause."""
-        delivery = self._in_hand
-        if delivery is not None and delivery.is_settled:
-            delivery = None
-        if delivery is not None and delivery.is_in_turn:
-            why = "this run is under way already"
-            raise DispatchError("call the bus", why, "Start a run of its own with handle_message(message).")
-        token = CURRENT.set(delivery)
-        outer = token.old_value
-        is_new = delivery is not None and delivery.correlation is None and delivery.attempt == 0
-        if delivery is not None and is_new and isinstance(outer, Envelope):
-            delivery.cause = outer.identify()
-            delivery.correlation = outer.correlation or delivery.cause
-        return token
-
-    def _leave(self, token: Token[Envelope | None]) -> None:
-        if self._in_hand is not None:
-            self._in_hand.is_in_turn = False
-        try:
-            CURRENT.reset(token)
-            if self._context is not None:
-                logs.restore(self._context)
-        except ValueError:
-            pass  # A coroutine that is closed in another context has nothing to give back there.
-        self._context = None
-
-    def _interrupted(self, delivery: Delivery) -> None:
-        """Put back a message of which nothing was decided."""
-        delivery.is_settled, delivery.failure = False, None
+    def _put_back(self, delivery: Delivery) -> None:
+        """Take back that a message is settled: nothing was decided of its failure."""
+        delivery.stage, delivery.failure = _BROKEN_OFF, None
 
     def _open(self, delivery: Delivery) -> None:
         """Give the records that handlers write the ids of the message, and start its clock."""
-        if self._context is None:
-            self._context = copy_context()
-        else:
-            logs.restore(self._context)
-        logs.bind_ids(delivery.ids().values())
-        delivery.started = perf_counter()
+        self._ids = delivery.ids()
+        self._scope.open(*self._ids)
+        self._emitted_before = self._count
+        self._started = perf_counter()
 
     def _failure(self, delivery: Delivery, handler: Handler, error: Exception) -> Exception:
         """Note on a handler's own exception where it was raised, and return it."""
         note = f"while handling {full_name(type(delivery.message))} {delivery.id} in {handler}"
         if delivery.cause is not None:
-            note += f", caused by {full_name(delivery.cause.message_class)} {delivery.cause.id}"
+            cls = delivery.cause.message_class  # Not known of a message that came from outside.
+            note += f", caused by {'' if cls is Message else full_name(cls) + ' '}{delivery.cause.id}"
         mark(error, delivery.message)
         with suppress(Exception):  # An exception may refuse attributes.
             if note not in getattr(error, "__notes__", ()):
@@ -353,32 +355,39 @@ class Run:
             logs.report_broken(error)
 
     def _log_handler(self, delivery: Delivery, handler: Handler, event: str, **end: Any) -> None:
-        self._log(event, {**delivery.ids(), "handler": handler.name, "attempt": delivery.attempt, **end})
+        ids = dict(zip(logs.ID_NAMES, delivery.ids(), strict=True))
+        self._log(event, {**ids, "handler": handler.name, "attempt": delivery.attempt, **end})
 
     def _log_message(self, delivery: Delivery) -> None:
         """Write the one record of a message that did not fail."""
-        event = logs.COMMAND_HANDLED if delivery.plan.is_command else logs.EVENT_HANDLED
-        if len(delivery.done) < len(delivery.plan.handlers):
+        plan, left = delivery.plan, delivery.left
+        event = logs.COMMAND_HANDLED if plan.is_command else logs.EVENT_HANDLED
+        if left:
             event = logs.MESSAGE_SKIPPED
-        elif not delivery.plan.handlers:
+        elif not plan.handlers:
             event = logs.EVENT_UNHANDLED
-        fields = self._fields(delivery, delivery.done)
+        fields = self._fields(delivery, [handler.name for handler in plan.handlers if handler not in left])
         if self._is_verbose:
             fields["data"] = logs.shown(delivery.message)
+        self._scope.hide()  # They stand in the record already; a chain that merges the context does it twice.
         self._log(event, fields)
 
     def _log_failure(self, exc: Exception) -> None:
-        fields = self._fields(self._in_hand, self._in_hand.left()) if self._in_hand else {}
+        delivery = self._in_hand
+        fields = {} if delivery is None else self._fields(delivery, [handler.name for handler in delivery.left])
         try:
             self.log_error(logs.MESSAGE_FAILED, exc, **fields)
         except Exception as error:  # noqa: BLE001 - whatever an override raises
             logs.report_broken(error)
 
-    def _fields(self, delivery: Delivery, handlers: Sequence[Handler]) -> dict[str, Any]:
+    def _fields(self, delivery: Delivery, handlers: list[str]) -> dict[str, Any]:
+        message_id, correlation_id, causation_id = self._ids if self._is_logged else delivery.ids()
         return {
             "message_type": delivery.plan.name,
-            **delivery.ids(),
-            "handlers": [handler.name for handler in handlers],
-            "duration_ms": round((perf_counter() - delivery.started) * 1000, 3) if self._is_logged else None,
-            "emitted": delivery.emitted,
+            "message_id": message_id,
+            "correlation_id": correlation_id,
+            "causation_id": causation_id,
+            "handlers": handlers,
+            "duration_ms": round((perf_counter() - self._started) * 1000, 3) if self._is_logged else None,
+            "emitted": self._count - self._emitted_before if self._is_logged else None,
         }

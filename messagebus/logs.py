@@ -6,11 +6,10 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import Token, copy_context
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Final, Literal
 
 import structlog
@@ -22,7 +21,7 @@ from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
 from messagebus.shapes import HIDDEN
 
-__all__ = ["ErrorLogLevel", "LogLevel", "Write", "report_broken", "shown", "writers"]
+__all__ = ["ErrorLogLevel", "LogLevel", "Scope", "Write", "report_broken", "shown", "writers"]
 
 LogLevel = Literal["debug", "info", "disabled"]
 ErrorLogLevel = Literal["info", "warning", "error", "disabled"]
@@ -35,13 +34,17 @@ MESSAGE_SKIPPED: Final = "message.skipped"
 MESSAGE_FAILED: Final = "message.failed"
 HANDLER_FINISHED: Final = "handler.finished"
 HANDLER_FAILED: Final = "handler.failed"
+HANDLER_POSTPONED: Final = "handler.postponed"
+DEAD_LETTER_KEPT: Final = "dead_letter.kept"
+LEASE_LOST: Final = "lease.lost"
+STORE_FAILED: Final = "store.failed"
+WORKER_STARTED: Final = "worker.started"
+WORKER_STOPPED: Final = "worker.stopped"
 
 NAME: Final = "messagebus"
 DISABLED: Final = "disabled"
-_LEVELS: Final = {
-    "log_level": ("debug", "info", DISABLED),
-    "error_log_level": ("info", "warning", "error", DISABLED),
-}
+_LOG_LEVELS: Final = ("debug", "info", DISABLED)
+_ERROR_LOG_LEVELS: Final = ("info", "warning", "error", DISABLED)
 
 
 def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[Write | None, Write | None]:
@@ -53,14 +56,17 @@ def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[W
     Raises:
         ConfigurationError: If a level is none of those that may be chosen.
     """
-    for argument, level in (("log_level", log_level), ("error_log_level", error_log_level)):
-        if level not in _LEVELS[argument]:
-            why = f"it takes {', '.join(repr(name) for name in _LEVELS[argument])}"
-            other = " Failures have a level of their own: error_log_level." if argument == "log_level" else ""
-            raise ConfigurationError(f"set {argument} to {level!r}", why, f"Choose one of these.{other}")
+    if log_level not in _LOG_LEVELS:
+        other = " Failures have a level of their own: error_log_level."
+        raise ConfigurationError(
+            f"set log_level to {log_level!r}", _choices(_LOG_LEVELS), f"Choose one of these.{other}"
+        )
+    if error_log_level not in _ERROR_LOG_LEVELS:
+        what = f"set error_log_level to {error_log_level!r}"
+        raise ConfigurationError(what, _choices(_ERROR_LOG_LEVELS), "Choose one of these.")
     if logger is None:
         try:
-            logger = _found(log_level if log_level != DISABLED else error_log_level)
+            logger = _found()
         except Exception as error:  # noqa: BLE001 - whatever the factory or the bound logger of the host raises
             report_broken(error)
             return None, None
@@ -72,21 +78,32 @@ def writers(log_level: str, error_log_level: str, logger: Any = None) -> tuple[W
     )
 
 
-def _found(level: str) -> Any:
+def _choices(levels: tuple[str, ...]) -> str:
+    return f"it takes {', '.join(map(repr, levels))}"
+
+
+def _found() -> Any:
     if structlog.is_configured():
         return structlog.get_logger(NAME).bind()
     named = logging.getLogger(NAME)
-    return _over_stdlib(named) if named.handlers or named.level else _default(level)
+    return _over_stdlib(named) if named.handlers or named.level else _DEFAULT
 
 
 def _over_stdlib(logger: logging.Logger) -> Any:
     return structlog.wrap_logger(logger, [_filter, _render_text], structlog.stdlib.BoundLogger).bind()
 
 
-@cache
-def _default(level: str) -> Any:
-    wrapper = structlog.make_filtering_bound_logger(level)
-    return structlog.wrap_logger(_Stderr(), [_render], wrapper, context_class=dict).bind()
+def _at(level: str) -> Callable[..., None]:
+    def write(self: Any, event: str, **fields: Any) -> None:
+        self._logger.msg(_render(self._logger, level, {**self._context, **fields, "event": event}))
+
+    return write
+
+
+class _Lines(structlog.BoundLoggerBase):
+    """A bound logger of one processor, which it calls directly: a chain takes longer than all the rest of a record."""
+
+    debug, info, warning, error = map(_at, ("debug", "info", "warning", "error"))
 
 
 class _Stderr:
@@ -104,7 +121,8 @@ class _Stderr:
         while line:
             line = line[os.write(descriptor, line) :]
 
-    debug = info = warning = error = msg
+
+_DEFAULT: Final = _Lines(_Stderr(), [], {})
 
 
 def _render(_logger: Any, level: str, record: MutableMapping[str, Any]) -> bytes:
@@ -160,20 +178,44 @@ def report_broken(error: Exception) -> None:
 # The ids of the message in hand, for the records that handlers write. The variables are structlog's own, as
 # `bind_contextvars` makes them; setting them directly takes a tenth of the time.
 
-_ID_VARIABLES = [
-    token.var
-    for token in copy_context().run(bind_contextvars, message_id=None, correlation_id=None, causation_id=None).values()
-]
+ID_NAMES: Final = ("message_id", "correlation_id", "causation_id")
+_MESSAGE_ID, _CORRELATION_ID, _CAUSATION_ID = (
+    token.var for token in copy_context().run(bind_contextvars, **dict.fromkeys(ID_NAMES)).values()
+)
 
 
-def bind_ids(ids: Iterable[str | None]) -> None:
-    """Show message, correlation and causation id in every structlog record from here on."""
-    for variable, value in zip(_ID_VARIABLES, ids, strict=True):
-        variable.set(value)
+class Scope:
+    """What structlog's records carry during a run: the ids of the message in hand, and what its handlers bind.
 
+    Both end with their message; what was bound before the run comes back when the scope is closed.
+    """
 
-def restore(before: Context) -> None:
-    """Make structlog's context what it was before: the ids, and what a handler bound, end with their message."""
-    for variable in copy_context():
-        if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and before.get(variable, ...) is not variable.get():
-            variable.set(before.get(variable, ...))  # structlog takes an Ellipsis for what is not bound.
+    def __init__(self) -> None:
+        self._before = copy_context()
+        self._tokens: tuple[Token[Any], ...] = ()
+        self._is_changed = False
+
+    def open(self, message_id: str, correlation_id: str, causation_id: str | None) -> None:
+        """Show the ids of the next message in every structlog record from here on."""
+        self.close()
+        self._tokens = _MESSAGE_ID.set(message_id), _CORRELATION_ID.set(correlation_id), _CAUSATION_ID.set(causation_id)
+        self._opened = copy_context()
+
+    def hide(self) -> None:
+        """Show the ids no longer, but what the handlers have bound."""
+        if self._tokens:
+            # Two contexts are the same object inside, and compared at once, if nothing was bound in between.
+            self._is_changed = self._is_changed or copy_context() != self._opened
+            for token in self._tokens:
+                token.var.reset(token)
+            self._tokens = ()
+
+    def close(self) -> None:
+        """Make structlog's context what it was before the run."""
+        self.hide()
+        if self._is_changed:
+            self._is_changed = False
+            for variable in copy_context():
+                old = self._before.get(variable, ...)  # structlog takes an Ellipsis for what is not bound.
+                if variable.name.startswith(STRUCTLOG_KEY_PREFIX) and old is not variable.get():
+                    variable.set(old)

@@ -13,7 +13,7 @@ from messagebus.messages import Message
 
 __all__ = [
     "WORK", "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State", "Stats", "Step",
-    "Store", "Stored", "Transaction", "Waiting", "Work", "current_transaction",
+    "Store", "Stored", "Transaction", "Waiting", "Work", "acurrent_transaction", "current_transaction",
 ]  # fmt: skip
 
 State = Literal["done", "retry", "dead", "dropped"]
@@ -211,6 +211,10 @@ class Store(Protocol):
 
     clock: Callable[[], float]
     """Seconds since the epoch."""
+    retention: float
+    """Seconds for which workers keep the history of finished messages."""
+    has_one_writer: bool
+    """A transaction keeps all others from writing until it ends."""
 
     # Sending
 
@@ -392,6 +396,9 @@ class Work(Protocol):
     def transaction(self) -> Transaction:
         """Return the transaction in which the message will be acknowledged; opened when first asked for."""
 
+    async def turn(self) -> None:
+        """Wait until `transaction` can be had, where handlers on one event loop have to take turns."""
+
 
 WORK: Final[ContextVar[Work | None]] = ContextVar("messagebus.work", default=None)
 
@@ -405,8 +412,19 @@ def current_transaction() -> Transaction:
     Raises:
         DispatchError: If no worker is running a handler here.
     """
+    return _work().transaction()
+
+
+async def acurrent_transaction() -> Transaction:
+    """Do as `current_transaction` in an async handler, which has to wait while another on the loop is writing."""
+    work = _work()
+    await work.turn()
+    return work.transaction()
+
+
+def _work() -> Work:
     work = WORK.get()
     if work is None:
         remedy = "Call it in a handler that a Worker runs; elsewhere use store.transaction()."
         raise DispatchError("call current_transaction()", "no worker is running a handler here", remedy)
-    return work.transaction()
+    return work

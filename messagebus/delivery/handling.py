@@ -1,0 +1,338 @@
+"""One stored message and its handlers: what runs, what it sent and wrote, and what became of each."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any, Protocol
+
+from messagebus.bus import AsyncMessageBus, MessageBus
+from messagebus.delivery.retry import Retry
+from messagebus.delivery.sending import prepare
+from messagebus.delivery.store import WORK, Failure, Outcome, Sending, Settlement, Store, Stored, Transaction
+from messagebus.envelope import Envelope
+from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError, full_name
+from messagebus.messages import Message, to_json
+from messagebus.registry import Handler, Plan, Registry, Snapshot
+from messagebus.tracebacks import describe
+
+__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules"]
+
+Bus = MessageBus | AsyncMessageBus
+
+
+class Desk(Protocol):
+    """Where a message is handled: it holds the transaction in which that will be settled."""
+
+    def transaction_for(self, seq: int) -> Transaction:
+        """Return the open transaction, in which the lease on that message is sure to hold.
+
+        Raises:
+            DispatchError: If it cannot be had here and now, or the lease is lost.
+        """
+
+    async def turn(self) -> None:
+        """Wait until the transaction can be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is the same for all messages of a worker."""
+
+    store: Store
+    registry: "Reporting"
+    bus: Callable[..., Bus]
+    """Makes the bus of one message; takes ``envelope=``."""
+    retry: Retry
+
+
+# Handlers that report
+
+
+class Reporting:
+    """A registry as a bus of the worker sees it: each handler reports what it sent, and how it ended."""
+
+    def __init__(self, registry: Registry, *, is_async: bool) -> None:
+        self._registry, self._is_async = registry, is_async
+        self._made: tuple[Snapshot, _Reporting] | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The handlers as they are now."""
+        made, source = self._made, self._registry.snapshot
+        if made is None or made[0] is not source:
+            made = self._made = source, _Reporting(source, is_async=self._is_async)
+        return made[1]
+
+
+class _Reporting(Snapshot):
+    def __init__(self, source: Snapshot, *, is_async: bool) -> None:
+        super().__init__(source.handlers, source.names, strict=source.strict)
+        self._source, self._is_async = source, is_async
+
+    def __missing__(self, cls: type) -> Plan:
+        plan = self._source[cls]
+        wrap = _reporting_later if self._is_async else _reporting
+        handlers = tuple(wrap(handler) for handler in plan.handlers)
+        made = self[cls] = replace(plan, handlers=handlers)
+        return made
+
+
+def _reporting(handler: Handler) -> Handler:
+    function = handler.function
+
+    def run(message: Message) -> None:
+        work = _HandlerWork(WORK.get(), handler)
+        token = WORK.set(work)
+        try:
+            work.take(function(message))
+        except BaseException as error:
+            work.fail(error)
+            raise
+        finally:
+            WORK.reset(token)
+        work.finish()
+
+    return replace(handler, function=run)
+
+
+def _reporting_later(handler: Handler) -> Handler:
+    async def run(message: Message) -> None:
+        work = _HandlerWork(WORK.get(), handler)
+        token = WORK.set(work)
+        try:
+            work.take(await work.handling.call(handler, message))
+        except BaseException as error:
+            work.fail(error)
+            raise
+        finally:
+            WORK.reset(token)
+        work.finish()
+
+    return replace(handler, function=run, is_async=True, is_coroutine=True, is_blocking=False)
+
+
+class _HandlerWork:
+    """What one handler sends and writes while it runs: kept if it finishes."""
+
+    __slots__ = ("_savepoint", "_started", "duration_ms", "handler", "handling", "results", "sends", "store")
+
+    def __init__(self, outer: Any, handler: Handler) -> None:
+        self.handling: Handling = outer.handling
+        self.store = outer.store
+        self.handler = handler
+        self.sends: list[Sending] = []
+        self.results: list[bytes] = []
+        self._savepoint: AbstractContextManager[None] | None = None
+        self.duration_ms = 0.0
+        self._started = perf_counter()
+
+    def add(self, sending: Sending) -> None:
+        self.sends.append(sending)
+
+    def transaction(self) -> Transaction:
+        transaction = self.handling.desk.transaction_for(self.handling.stored.seq)
+        if self._savepoint is None:
+            if self.handling.has_savepoint:
+                why = "another handler of this message, which runs at the same time, is using it"
+                remedy = "Let one handler of a concurrent bus write, or run them one after another."
+                raise DispatchError("call current_transaction()", why, remedy)
+            self._savepoint = transaction.savepoint()
+            self._savepoint.__enter__()
+            self.handling.has_savepoint = True
+        return transaction
+
+    async def turn(self) -> None:
+        await self.handling.desk.turn()
+
+    def take(self, result: object) -> None:
+        """Make of what a handler returned what will be stored; whatever is wrong with it is the handler's failure."""
+        if result is None:
+            return
+        bus: Any = self.handling.bus
+        messages = bus._follow_ups(bus._in_hand, self.handler, result)
+        for message in messages:
+            if bus._snapshot[type(message)].is_return:
+                self.results.append(to_json(message))
+            else:
+                self.sends.append(prepare(message))
+        bus._count += len(messages)
+
+    def finish(self) -> None:
+        self._leave(None)
+        self.handling.finished[self.handler.name] = self
+
+    def fail(self, error: BaseException) -> None:
+        self._leave(error)
+        if isinstance(error, Exception):
+            self.handling.failed[self.handler.name] = error, self.duration_ms
+
+    def _leave(self, error: BaseException | None) -> None:
+        self.duration_ms = round((perf_counter() - self._started) * 1000, 3)
+        if self._savepoint is None:
+            return
+        savepoint, self._savepoint = self._savepoint, None
+        self.handling.has_savepoint = False
+        if error is None:
+            savepoint.__exit__(None, None, None)
+        else:
+            with suppress(type(error)):  # It passes on by itself.
+                savepoint.__exit__(type(error), error, error.__traceback__)
+
+
+# A message
+
+
+@dataclass(slots=True)
+class Handling:
+    """One stored message while a worker has it in hand."""
+
+    rules: Rules
+    desk: Desk
+    stored: Stored
+    bus: Bus | None = None
+    """To be called; None if there is nothing to run."""
+    error: Exception | None = None
+    """What the bus raised."""
+    finished: dict[str, _HandlerWork] = field(default_factory=dict)
+    failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
+    has_savepoint: bool = False
+    _handlers: list[Handler] = field(default_factory=list)
+    _outcomes: list[Outcome] = field(default_factory=list)
+    _message: Message | None = None
+
+    @property
+    def handling(self) -> "Handling":
+        return self
+
+    @property
+    def store(self) -> Store:
+        return self.rules.store
+
+    def add(self, sending: Sending) -> None:
+        """Refuse what is sent outside of a handler: nobody could say whether to keep it."""
+        raise DispatchError("send a message", "no handler is running", f"Send {sending.envelope.type} in a handler.")
+
+    def transaction(self) -> Transaction:
+        raise DispatchError("call current_transaction()", "no handler is running", "Call it in a handler.")
+
+    async def turn(self) -> None:
+        """No handler is running, and `transaction` will say so."""
+
+    def call(self, handler: Handler, message: Message) -> Awaitable[object]:
+        """Call a handler of any kind on the async bus, with nothing left to wait for in what it returns."""
+        bus: Any = self.bus
+        called: Awaitable[object] = bus._call(handler, message)
+        return called
+
+    def open(self) -> None:
+        """Read the message and make its bus, or note why it cannot be handled."""
+        stored = self.stored
+        try:
+            self._message, _ = self.rules.registry.snapshot.door.read_json(stored.body, len(stored.body))
+        except InvalidMessageError as error:
+            self._note_dead("", stored.attempt, error)
+            return
+        bus = self.rules.bus(self._message, registry=self.rules.registry, envelope=self._envelope(self._message))
+        delivery: Any = bus._in_hand
+        self._handlers = [handler for handler in delivery.plan.handlers if self._is_due(handler)]
+        if stored.outcomes:
+            self._note_vanished({handler.name for handler in delivery.plan.handlers})
+        if len(self._handlers) < len(delivery.plan.handlers):
+            if not self._handlers:
+                return
+            delivery.plan = replace(delivery.plan, handlers=tuple(self._handlers))
+            delivery.left = delivery.plan.handlers
+        self.bus = bus
+
+    def _envelope(self, message: Message) -> Envelope:
+        stored = self.stored
+        return Envelope(
+            message,
+            id=stored.id,
+            correlation_id=stored.correlation_id,
+            causation_id=stored.causation_id,
+            time=datetime.fromtimestamp(stored.sent_at, UTC),
+            attempt=stored.attempt + max((outcome.attempts for outcome in stored.outcomes.values()), default=0),
+            headers=stored.headers,
+        )
+
+    def _is_due(self, handler: Handler) -> bool:
+        """Say whether a handler is to run now; one that its worker did not survive too often is dead instead."""
+        before = self.stored.outcomes.get(handler.name)
+        if before is not None and (before.state != "retry" or (before.due or 0) > self.rules.store.clock()):
+            return False
+        attempts = self._attempts(handler.name)
+        if attempts > self.rules.retry.attempts:
+            text = "its worker was stopped, or lost its lease, each time it ran"
+            failure = Failure("messagebus.delivery.WorkerLost", text, handler.place)
+            self._outcomes.append(Outcome(handler.name, "dead", attempts - 1, failure=failure))
+            return False
+        return True
+
+    def _attempts(self, handler: str) -> int:
+        before = self.stored.outcomes.get(handler)
+        return self.stored.attempt + (before.attempts if before is not None else 0)
+
+    def _note_vanished(self, names: set[str]) -> None:
+        for outcome in self.stored.outcomes.values():
+            if outcome.state == "retry" and outcome.handler not in names:
+                why = f"no handler of {self.stored.type} has this name any more"
+                error = HandlerError(f"run {outcome.handler}", why, "Register it, or drop the dead letter.")
+                self._note_dead(outcome.handler, outcome.attempts, error)
+
+    def _note_dead(self, handler: str, attempts: int, error: Exception) -> None:
+        self._outcomes.append(Outcome(handler, "dead", attempts, failure=_failure(error, self._message)))
+
+    # Afterwards
+
+    def settle(self) -> Settlement:
+        """Return what is to be stored about the message."""
+        if self.error is not None and not self.finished and not self.failed:
+            self._note_refused(self.error)
+        else:
+            self._outcomes += map(self._outcome, self._handlers)
+        sends = [sending for work in self.finished.values() for sending in work.sends]
+        results = [result for work in self.finished.values() for result in work.results]
+        packed = b"[" + b",".join(results) + b"]" if results else None
+        return Settlement(self.stored.seq, self._outcomes, sends, packed, self.rules.retry.parks)
+
+    def _note_refused(self, error: Exception) -> None:
+        """Say what follows if nothing has run: the message cannot be dispatched, or an override would not have it."""
+        if isinstance(error, NoHandlerError | InvalidMessageError) or not self._handlers:
+            self._note_dead("", self.stored.attempt, error)
+        else:
+            self._outcomes += [self._failed(handler.name, error, 0.0) for handler in self._handlers]
+
+    def _outcome(self, handler: Handler) -> Outcome:
+        name = handler.name
+        if name in self.finished:
+            return Outcome(name, "done", self._attempts(name), self.finished[name].duration_ms)
+        if self.error is None:  # An override of handle_exception has decided that this is the end of it.
+            return Outcome(name, "dropped", self._attempts(name))
+        return self._failed(name, *self.failed.get(name, (self.error, 0.0)))
+
+    def _failed(self, name: str, error: Exception, duration_ms: float) -> Outcome:
+        attempts, retry = self._attempts(name), self.rules.retry
+        failure = _failure(error, self._message)
+        if retry.is_final(attempts, error):
+            return Outcome(name, "dead", attempts, duration_ms, failure=failure)
+        due = self.rules.store.clock() + retry.wait(attempts)
+        return Outcome(name, "retry", attempts, duration_ms, due, failure)
+
+
+_MAX_TEXT = 1_000
+
+
+def _failure(error: Exception, message: Message | None) -> Failure:
+    described: Mapping[str, Any] = describe(error, message)[0]
+    frames = described["frames"]
+    place = ""
+    if frames:
+        path = frames[-1]["filename"]
+        with suppress(ValueError):  # On another drive there is no path from here.
+            path = min(path, os.path.relpath(path), key=len)
+        place = f"{path}:{frames[-1]['lineno']}"
+    return Failure(full_name(type(error)), described["exc_value"][:_MAX_TEXT], place)

@@ -1,0 +1,275 @@
+"""One line of work: claim messages, have them handled one after another, settle them."""
+
+import asyncio
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import Final, Literal, Protocol
+
+from messagebus import logs
+from messagebus.delivery.handling import Handling, Rules
+from messagebus.delivery.store import WORK, Claim, Outcome, Settlement, Store, Stored, Transaction
+from messagebus.errors import DispatchError, MessageBusError, StoreError
+
+__all__ = ["Lane", "Shift", "Step", "Writer"]
+
+Step = Handling | float | Literal["write"]
+"""What a lane asks of its driver: to run a bus; to wait so many seconds; to let nobody else on this thread write."""
+
+_BRIEF: Final = 0.1
+"""Seconds of work that are settled at once; a transaction of handlers is not kept open for longer."""
+_IDLE: Final = 0.2
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Shift(Protocol):
+    """What the lanes of a worker have in common."""
+
+    rules: Rules
+    batch: int
+    lease: float
+    is_stopping: bool
+    report: logs.Write | None
+    complain: logs.Write | None
+
+    def is_over(self, lane: "Lane") -> bool:
+        """Say whether there is nothing more to do, now that this lane has found nothing."""
+
+    def count(self, settled: int) -> None:
+        """Take down how many messages were settled."""
+
+
+class Writer:
+    """Whose turn it is to write, of lanes that share an event loop and a store that only one can write at a time."""
+
+    def __init__(self) -> None:
+        self._lane: Lane | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def is_free_for(self, lane: "Lane") -> bool:
+        return self._lane is None or self._lane is lane
+
+    def take(self, lane: "Lane") -> None:
+        self._lane = lane
+
+    def give_back(self) -> None:
+        self._lane = None
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def turn(self, lane: "Lane") -> None:
+        """Wait until this lane may write; it has to begin before it awaits anything else."""
+        while not self.is_free_for(lane):
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+
+class Lane:
+    """Handles messages one after another, on one thread; see `Worker`."""
+
+    def __init__(self, shift: Shift, writer: Writer) -> None:
+        self._shift, self._writer = shift, writer
+        self.store: Store = shift.rules.store
+        self.claim: Claim | None = None
+        self.claimed_at = 0.0
+        self._unsettled: list[Stored] = []
+        self._settlements: list[Settlement] = []
+        self._transaction: Transaction | None = None
+        self._open = ExitStack()
+        self._size = 1
+        self._pause = _FIRST_PAUSE
+
+    # The work
+
+    def steps(self) -> Generator[Step, None, None]:
+        """Work until the worker stops, or nothing is left; yields what the driver has to do in between."""
+        self._thread = threading.get_ident()
+        while not self._shift.is_stopping:
+            claim = yield from self._claim()
+            if claim is not None and claim.messages:
+                yield from self._work(claim)
+            elif self._shift.is_over(self):
+                return
+            else:
+                yield _IDLE
+
+    def _claim(self) -> Generator[Step, None, Claim | None]:
+        yield "write"
+        try:
+            claim = self.store.claim(self._size, self._shift.lease)
+        except StoreError as error:
+            yield self._trouble(error)
+            return None
+        self._pause = _FIRST_PAUSE
+        return claim
+
+    def _work(self, claim: Claim) -> Generator[Step, None, None]:
+        self._unsettled = [*claim.messages]
+        self.claim, self.claimed_at = claim, monotonic()
+        begun = settled_at = self.claimed_at
+        try:
+            for stored in claim.messages:
+                if self._shift.is_stopping:
+                    break
+                yield from self._handle(stored)
+                if monotonic() - settled_at > _BRIEF:
+                    yield from self._settle()
+                    settled_at = monotonic()
+            yield from self._settle()
+            self._adapt(monotonic() - begun, len(claim.messages))
+        finally:
+            self._give_back(claim)
+
+    def _handle(self, stored: Stored) -> Generator[Step, None, None]:
+        handling = Handling(self._shift.rules, self, stored)
+        token = WORK.set(handling)
+        try:
+            handling.open()
+            if handling.bus is not None:
+                yield handling
+        finally:
+            WORK.reset(token)
+        settlement = handling.settle()
+        self._settlements.append(settlement)
+        self._tell(stored, settlement)
+
+    def _adapt(self, taken: float, handled: int) -> None:
+        """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
+        if taken < _BRIEF and handled == self._size:
+            self._size = min(self._size * 2, self._shift.batch)
+        elif taken > 2 * _BRIEF:
+            self._size = max(self._size // 2, 1)
+
+    # The transaction
+
+    def transaction_for(self, seq: int) -> Transaction:
+        """Return the transaction in which what is in hand will be settled; opened when first asked for."""
+        if self._transaction is None:
+            self._transaction = self._begin()
+        claim = self.claim
+        if claim is None or not self.store.owns(claim.token, seq, self._transaction):
+            why = "the lease on the message was lost, and another worker may have it"
+            raise DispatchError("call current_transaction()", why, "Nothing of this run will be stored.")
+        return self._transaction
+
+    def _begin(self) -> Transaction:
+        if threading.get_ident() != self._thread:
+            remedy = "Call it in a handler that is not blocking=True, nor in a thread that a handler started."
+            raise DispatchError("call current_transaction()", "this is not the thread of the worker", remedy)
+        if not self._writer.is_free_for(self):
+            why = "a handler that runs at the same time on this event loop is using it"
+            raise DispatchError("call current_transaction()", why, "Call `await acurrent_transaction()`.")
+        token = WORK.set(None)  # This is not the handler's own.
+        try:
+            transaction = self._open.enter_context(self.store.transaction())
+        finally:
+            WORK.reset(token)
+        self._writer.take(self)
+        return transaction
+
+    async def turn(self) -> None:
+        """Wait until this lane may write."""
+        await self._writer.turn(self)
+
+    def _close(self, error: BaseException | None) -> None:
+        """Commit the transaction of handlers, or roll it back."""
+        self._transaction = None
+        self._writer.give_back()
+        if error is None:
+            self._open.close()
+        else:
+            self._open.__exit__(type(error), error, error.__traceback__)
+
+    # Settling
+
+    def _settle(self) -> Generator[Step, None, None]:
+        """Store what became of messages; if the store is out of order, until it is not, or the work would be lost."""
+        while self._settlements:
+            if self._transaction is None:
+                yield "write"
+            try:
+                self._store()
+            except StoreError as error:
+                yield self._trouble(error)
+
+    def _store(self) -> None:
+        claim, settlements, transaction = self.claim, self._settlements, self._transaction
+        if claim is None:
+            return
+        if transaction is None:
+            lost = self.store.settle(claim.token, settlements)
+        else:
+            # If this fails, what the handlers have written is gone, and they have to run again.
+            self._settlements = []
+            try:
+                lost = self.store.settle(claim.token, settlements, transaction=transaction)
+            except BaseException as error:
+                self._close(error)
+                raise
+            self._close(None)
+        self._settlements = []
+        settled = {settlement.seq for settlement in settlements}
+        self._unsettled = [stored for stored in self._unsettled if stored.seq not in settled]
+        self._pause = _FIRST_PAUSE
+        self._shift.count(len(settled))
+        for settlement in settlements:
+            if settlement.seq in lost and self._shift.complain is not None:
+                self._shift.complain(logs.LEASE_LOST, seq=settlement.seq)
+
+    def _give_back(self, claim: Claim) -> None:
+        """Leave nothing behind: store what is settled, and let others have what was not begun, or broken off."""
+        try:
+            if self._settlements:
+                self._store()
+            if self._unsettled and self._transaction is None:
+                self.store.release(claim.token, [stored.seq for stored in self._unsettled])
+        except MessageBusError as error:  # The lease will run out, and others take over.
+            self._trouble(error)
+        finally:
+            if self._transaction is not None:
+                self._close(GeneratorExit())
+            self.claim = None
+            self._settlements, self._unsettled = [], []
+
+    def abandon(self) -> None:
+        """Let others have what another thread is still at; this process is about to end."""
+        claim = self.claim
+        if claim is not None and self._transaction is None:
+            with suppress(MessageBusError):
+                self.store.release(claim.token, [stored.seq for stored in self._unsettled])
+
+    # Records
+
+    def _tell(self, stored: Stored, settlement: Settlement) -> None:
+        for outcome in settlement.outcomes:
+            if outcome.state == "dead" and self._shift.complain is not None:
+                self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
+            elif outcome.state == "retry" and self._shift.report is not None:
+                self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
+
+    def _trouble(self, error: MessageBusError) -> float:
+        if self._shift.complain is not None:
+            self._shift.complain(logs.STORE_FAILED, reason=str(error))
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+        return pause
+
+
+def _fields(stored: Stored, outcome: Outcome) -> dict[str, object]:
+    failure = outcome.failure
+    return {
+        "message_type": stored.type,
+        "message_id": stored.id,
+        "correlation_id": stored.correlation_id,
+        "causation_id": stored.causation_id,
+        "handler": outcome.handler,
+        "attempts": outcome.attempts,
+        "due": outcome.due,
+        "error": None if failure is None else failure.error,
+        "reason": None if failure is None else failure.text,
+        "place": None if failure is None else failure.place,
+    }
