@@ -580,8 +580,8 @@ def test_f53_schema_is_newer(opened):
 # F54: very many
 
 
-def test_f54_many_wait(opened, clock):
-    """[D2] A claim among 20,000, half of them behind one key, takes about as long as one among 200."""
+def test_f54_many_wait(opened):
+    """[D2] A claim among 30,000, half of them behind one key, takes about as long as one among 2,000."""
     store = opened()
 
     def typical():
@@ -594,17 +594,16 @@ def test_f54_many_wait(opened, clock):
             store.release(claim.token, [message.seq for message in claim.messages])
         return median(took)
 
-    store.send_many(orders(*map(str, range(100))))
-    store.send_many(orders(*map(str, range(100))), key="customer-7")
-    few = typical()
-    store.send_many(orders(*map(str, range(9_900))))
-    store.send_many(orders(*map(str, range(9_900))), key="customer-7")
+    def send(count):
+        store.send_many(orders(*map(str, range(count))))
+        store.send_many(orders(*map(str, range(count))), key="customer-7")
 
+    send(1_000)
+    few = typical()
+    send(14_000)
     many = typical()
 
-    assert many < 10 * few, (
-        f"{few * 1000:.1f} ms, then {many * 1000:.1f} ms; who looks at each takes a hundred times as long"
-    )
+    assert many < 5 * few, f"{few * 1000:.1f} ms, then {many * 1000:.1f} ms: it looks at each that waits"
 
 
 def test_f54_pruned_file_does_not_grow(tmp_path, clock):
