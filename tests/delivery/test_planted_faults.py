@@ -337,7 +337,7 @@ def test_planted_fault_is_found(copy, fault):
     """[D13] A suite that cannot fail proves nothing."""
     path = copy / "messagebus" / "delivery" / fault.file
     sound = path.read_text(encoding="utf-8")
-    assert sound.count(fault.right) == 1, "the fault no longer fits the code: plant it anew"
+    assert fault.right in sound, "the fault no longer fits the code: plant it anew"
     path.write_text(sound.replace(fault.right, fault.wrong), encoding="utf-8")
 
     try:
