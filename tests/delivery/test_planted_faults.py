@@ -30,8 +30,8 @@ FAULTS = [
     Fault(
         "a message is not read back before it is accepted",
         "sending.py",
-        "body = _written(message)",
-        "body = __import__('messagebus').to_json(message)",
+        "return prove(message)",
+        "return __import__('messagebus').to_json(message)",
         SUITE + "message_that_escaped_validation_is_refused",
     ),
     Fault(
@@ -51,8 +51,8 @@ FAULTS = [
     Fault(
         "what is sent does not continue the message in hand",
         "sending.py",
-        "causation_id=current.id)",
-        "causation_id=None)",
+        "(current.correlation_id, current.id)",
+        "(current.correlation_id, None)",
         SUITE + "message_in_hand_is_the_cause",
     ),
     Fault(
@@ -288,8 +288,8 @@ FAULTS = [
     Fault(
         "a lock of others is an error of the driver",
         "sqlite.py",
-        '{5: "the database is locked by others"',
-        '{99: "the database is locked by others"',
+        "(StoreBusyError, _BUSY)",
+        "(StoreBusyError, {})",
         "test_faults.py::test_f36_store_is_locked_for_long",
     ),
     Fault(
