@@ -66,7 +66,7 @@ def open_store(
         StoreError: If it cannot be opened now.
     """
     given = os.environ.get("MESSAGEBUS_URL", "") if url is None else url
-    scheme, _, rest = given.partition("://")
+    scheme, mark, rest = given.partition("://")
     if scheme == "memory" and not rest:
         from messagebus.delivery.sqlite import MemoryStore
 
@@ -79,6 +79,8 @@ def open_store(
         from messagebus.delivery.postgres import PostgresStore
 
         return PostgresStore(rest, clock=clock, retention=retention, timeout=timeout)
-    why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme or 'that'}:// is no URL of one"
+    why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme}:// is no URL of one"
+    if given and not mark:
+        why = "what is given is no URL"  # It may be a password.
     remedy = "Use sqlite:///bus.db, sqlite:////absolute/bus.db, postgresql+psycopg://user@host/name or memory://."
     raise ConfigurationError("open a store", why, remedy)

@@ -139,6 +139,7 @@ class DeadLetter:
     causation_id: str | None
     body: bytes = field(repr=False)
     """The raw bytes, with whatever is private in them: for programs, not for listings."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,7 @@ class Store(Protocol):
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
