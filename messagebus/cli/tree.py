@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from messagebus.cli.stored import add_json, add_url, opened
 from messagebus.cli.tables import align, plain, say, say_json, time_text
@@ -21,7 +21,7 @@ Show a message and everything it led to, each below its cause, with what became 
 dropped, after how many attempts, how long the last one took. History is kept for a while, and then pruned."""
 EXAMPLE: Final = "example:\n  messagebus tree 4b1f0c6d8e9a4b7c8d5e6f7a8b9c0d1e"
 
-_TITLES = ("MESSAGE", "ID", "HANDLER", "OUTCOME", "ATTEMPTS", "DURATION", "SENT", "FINISHED")
+_TITLES = ("MESSAGE", "ID", "HANDLER", "OUTCOME", "ATTEMPTS", "DURATION", "SENT", "FINISHED", "ERROR")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,13 +62,13 @@ def _rows(depth: int, step: "Step") -> Iterator[tuple[str, ...]]:
     name, id = f"{'  ' * depth}{plain(step.type)}", plain(step.id)
     times = time_text(step.sent_at), time_text(step.finished_at)
     if not step.outcomes:
-        yield name, id, "-", "waiting" if step.finished_at is None else "done", "-", "-", *times
+        yield name, id, "-", "waiting" if step.finished_at is None else "done", "-", "-", *times, ""
     for outcome in step.outcomes:
-        yield name, id, *_cells(outcome), *times
+        cells = plain(outcome.handler), outcome.state, str(outcome.attempts), f"{outcome.duration_ms:.1f} ms"
+        yield name, id, *cells, *times, _error(outcome)
         name, id, times = "", "", ("", "")
 
 
-def _cells(outcome: "Outcome") -> tuple[Any, ...]:
+def _error(outcome: "Outcome") -> str:
     failure = outcome.failure
-    why = "" if failure is None else f": {plain(failure.error)} ({plain(failure.place)})"
-    return plain(outcome.handler), f"{outcome.state}{why}", str(outcome.attempts), f"{outcome.duration_ms:.1f} ms"
+    return "" if failure is None else f"{plain(failure.error)} ({plain(failure.place)})"

@@ -259,7 +259,7 @@ def test_a_timeout_without_wait_is_a_wrong_call(command_line, store):
 @pytest.mark.parametrize(
     ("url", "code", "sentence"),
     [
-        ("sqlite:////no/such/folder/bus.db", 1, "the file cannot be opened"),
+        ("sqlite:////no/such/folder/bus.db", 1, "No such file or directory"),
         ("sqlite:///shop.py", 2, "it is no SQLite database"),
         ("memory://", 2, "it ends with the process that opened it"),
     ],
@@ -270,7 +270,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence(command_line, json_lines, u
 
     told = done.stderr.decode()
     assert (code, b"", 1) == (done.returncode, done.stdout, told.count("\n"))
-    assert sentence in told or "No such file or directory" in told
+    assert sentence in told
 
 
 def test_what_is_stored_is_the_wire_form(command_line, json_lines, store):
