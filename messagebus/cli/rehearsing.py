@@ -83,7 +83,7 @@ def _read(name: str, registry: Registry) -> Message:
 def _rehearse(
     store: "Store", letter: "DeadLetter", registry: Registry, message: Message | None, options: Namespace
 ) -> int:
-    from messagebus.delivery.rehearsal import rehearse  # noqa: PLC0415 - help, and what needs no store, loads faster without
+    from messagebus.delivery import rehearse  # noqa: PLC0415 - help, and what needs no store, loads faster without
 
     message = message or registry.validate_json(letter.body, max_bytes=len(letter.body))
     try:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 
-from messagebus import ConfigurationError, Envelope, InvalidMessageError, Message, MessageBusError, Registry
+from messagebus import (
+    ConfigurationError,
+    Envelope,
+    InvalidMessageError,
+    Message,
+    MessageBusError,
+    Registry,
+    UsageError,
+)
 from messagebus.cli import records
 from messagebus.cli.reading import FAILED, REFUSED, Desk, add_input, at_desk
 from messagebus.cli.stored import add_url, opened
@@ -133,7 +141,7 @@ class _Post:
     def _take(self, message: Message, envelope: Envelope | None) -> None:
         try:
             key = _key_of(message, self._options.key)
-        except InvalidMessageError as error:
+        except Exception as error:  # noqa: BLE001 - a serialiser of the user's may raise anything
             self._reader.refuse(error)
         else:
             self._batch.append((self._reader.in_hand, message, envelope, key))
@@ -151,7 +159,7 @@ class _Post:
         for (place, *_), answer in zip(batch, answers, strict=True):
             if isinstance(answer, str):
                 stored.append((place, answer))
-            elif isinstance(answer, Exception) and not isinstance(answer, StoreError):
+            elif _is_refusal(answer):
                 self._reader.take_up(place)
                 self._reader.refuse(answer)
         if self._options.wait:
@@ -159,7 +167,7 @@ class _Post:
         else:
             self._results.write("".join(f"{id}\n" for _, id in stored).encode())
         for answer in answers:
-            if isinstance(answer, BaseException) and (isinstance(answer, StoreError) or not _is_ours(answer)):
+            if isinstance(answer, BaseException) and not _is_refusal(answer):
                 raise answer
         self._reader.take_up(last)
 
@@ -192,8 +200,9 @@ class _Post:
         self._reader.record(records.MESSAGE_FAILED, error)
 
 
-def _is_ours(error: BaseException) -> bool:
-    return isinstance(error, MessageBusError)
+def _is_refusal(answer: object) -> bool:
+    """Say whether it is the message that could not be stored, and not the store that failed."""
+    return isinstance(answer, UsageError | ValueError)  # To write a message may raise pydantic's own ValueError.
 
 
 def _is_ready(descriptor: int) -> bool:

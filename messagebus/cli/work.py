@@ -3,8 +3,8 @@
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from contextlib import redirect_stdout, suppress
-from functools import partial
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from messagebus import MessageBusError
@@ -60,15 +60,16 @@ def run(options: Namespace) -> int:
     """Run a worker to its end."""
     is_wanted = options.until_idle and not options.no_progress
     with (
-        opened(options, creates=True) as store,
-        on_terminal(partial(WorkProgress, store=store), is_wanted=is_wanted) as progress,
+        on_terminal(WorkProgress, is_wanted=is_wanted) as progress,
         redirect_stdout(sys.stderr),  # For what handlers print.
     ):
         logger = records.make_logger(options.log_level, options.error_log_level)
-        worker = _worker(store, load(options.target), progress, logger, options)
-        if progress is not None:
-            progress.start()
-        _run(worker, options)
+        registry = load(options.target)
+        with (
+            opened(options, creates=True) as store,
+            nullcontext() if progress is None else progress.watching(store),
+        ):
+            _run(_worker(store, registry, progress, logger, options), options)
     return 0
 
 
@@ -120,15 +121,20 @@ class WorkProgress(Progress):
     The store is asked for that at most every second, and less often where it takes long to count.
     """
 
-    def __init__(self, terminal: int, store: "Store") -> None:
+    def __init__(self, terminal: int) -> None:
         super().__init__(terminal)
-        self._store = store
         self._settled = self._left = 0
-        self._asked_again = 0.0
 
-    def start(self) -> None:
+    @contextmanager
+    def watching(self, store: "Store") -> Generator[None, None, None]:
+        """Show what becomes of the messages of a store."""
+        self._store = store
         self._look()
-        super().start()
+        self.start()
+        try:
+            yield
+        finally:
+            self._look()
 
     def advance(self, settled: int) -> None:
         """Count messages that are settled."""
@@ -138,17 +144,12 @@ class WorkProgress(Progress):
             self._look()
         self.show()
 
-    def finish(self) -> None:
-        self._look()
-        super().finish()
-
     def _look(self) -> None:
         begun = time.monotonic()
         with suppress(MessageBusError):  # The worker will tell.
             figures = self._store.stats()
             self._left = figures.due + figures.in_flight
-        taken = time.monotonic() - begun
-        self._asked_again = begun + max(_SELDOM, _LEISURE * taken)
+        self._asked_again = begun + max(_SELDOM, _LEISURE * (time.monotonic() - begun))
 
     def describe(self, seconds: float) -> str:
         known = self._settled + self._left

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
+from messagebus.delivery.rehearsal import rehearse
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sql import RETENTION
 from messagebus.delivery.store import (
@@ -40,7 +41,7 @@ __all__ = [
     "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome", "ResultTimeoutError", "Retry",
     "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError", "StoreError", "StoreFileError",
     "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker", "acurrent_transaction",
-    "current_transaction", "open_store",
+    "current_transaction", "open_store", "rehearse",
 ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,6 @@ from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import WORK, DeadLetter, Outcome, Store, Stored, Transaction
 from messagebus.delivery.worker import _bus_for
-from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError, ConflictError, HandlerError, full_name
 from messagebus.messages import Message, to_json, wire_name
 from messagebus.registry import Registry
@@ -160,16 +158,7 @@ class _Watched:
     def savepoint(self) -> AbstractContextManager[None]:
         return self._inner.savepoint()
 
-    def send(
-        self,
-        message: Message,
-        *,
-        delay: float = 0.0,
-        at: datetime | None = None,
-        key: str | None = None,
-        dedup: str | None = None,
-        envelope: Envelope | None = None,
-    ) -> str:
-        id = self._inner.send(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
+    def send(self, message: Message, **options: Any) -> str:
+        id = self._inner.send(message, **options)
         self._sent.append(message)
         return id

@@ -55,6 +55,14 @@ def test_makes_the_store_that_is_not_there(command_line):
     assert (command_line.directory / "new.db").exists()
 
 
+def test_a_misspelt_target_makes_no_store(command_line):
+    """Exit code 2, and nothing is left behind."""
+    done = command_line.run("work", "shopp", "--url", "sqlite:///new.db")
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert not (command_line.directory / "new.db").exists()
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_in_good_order(command_line, send, store, name):
     """Exit code 0 (D10), with what was in hand finished."""
