@@ -138,11 +138,12 @@ class WorkProgress(Progress):
 
     def advance(self, settled: int) -> None:
         """Count messages that are settled."""
-        self._settled += settled
-        self._left = max(self._left - settled, 0)
-        if time.monotonic() >= self._asked_again:
-            self._look()
-        self.show()
+        with self._lock:  # Lanes are threads.
+            self._settled += settled
+            self._left = max(self._left - settled, 0)
+            if time.monotonic() >= self._asked_again:
+                self._look()
+            self.show()
 
     def _look(self) -> None:
         begun = time.monotonic()

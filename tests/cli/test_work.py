@@ -101,6 +101,28 @@ def test_when_the_grace_is_over_the_message_is_given_back(command_line, send, st
     assert (1, 0) == (store.stats().due, store.stats().in_flight)
 
 
+def test_the_grace_is_as_long_as_it_is_told(command_line, send, store):
+    """The handler stops its own worker, looks at the clock that now runs, and finishes."""
+    text = """
+        import os, signal
+        from messagebus import Command, handles
+
+        class Stop(Command): pass
+
+        @handles(Stop)
+        def stop(command):
+            os.kill(os.getpid(), signal.SIGTERM)
+            print(round(signal.getitimer(signal.ITIMER_REAL)[0] / 3_600))
+        """
+    command_line.write("stopping.py", text)
+    send(("Stop", {}), target="stopping")
+
+    done = command_line.run("work", "stopping", *QUIET, "--grace", "2h")
+
+    assert (0, b"2\n") == (done.returncode, done.stderr)
+    assert 1 == store.stats().finished
+
+
 def test_a_limit_ends_it(command_line, send, store):
     """The rest stays."""
     send(*[order(f"o-{number}") for number in range(5)])
