@@ -5,10 +5,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from messagebus.delivery.rehearsal import rehearse
-from messagebus.delivery.retry import Retry
-from messagebus.delivery.sql import RETENTION
-from messagebus.delivery.store import (
+from messagebus.delivery.entries import (
     Claim,
     DeadLetter,
     Failure,
@@ -18,13 +15,13 @@ from messagebus.delivery.store import (
     Settlement,
     Stats,
     Step,
-    Store,
     Stored,
-    Transaction,
     Waiting,
-    acurrent_transaction,
-    current_transaction,
 )
+from messagebus.delivery.rehearsal import rehearse
+from messagebus.delivery.retry import Retry
+from messagebus.delivery.sql import RETENTION
+from messagebus.delivery.store import Store, Transaction, acurrent_transaction, current_transaction
 from messagebus.delivery.worker import Worker
 from messagebus.errors import (
     ConfigurationError,
@@ -69,15 +66,15 @@ def open_store(
     given = os.environ.get("MESSAGEBUS_URL", "") if url is None else url
     scheme, mark, rest = given.partition("://")
     if scheme == "memory" and not rest:
-        from messagebus.delivery.sqlite import MemoryStore
+        from messagebus.delivery.sqlite import MemoryStore  # noqa: PLC0415 - each engine only where it is used
 
         return MemoryStore(clock=clock, retention=retention, timeout=timeout)
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
-        from messagebus.delivery.sqlite import SqliteStore
+        from messagebus.delivery.sqlite import SqliteStore  # noqa: PLC0415 - as above
 
         return SqliteStore(unquote(rest[1:]), clock=clock, retention=retention, timeout=timeout)
     if scheme in {"postgresql", "postgresql+psycopg"}:
-        from messagebus.delivery.postgres import PostgresStore
+        from messagebus.delivery.postgres import PostgresStore  # noqa: PLC0415 - as above
 
         return PostgresStore(rest, clock=clock, retention=retention, timeout=timeout)
     why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme}:// is no URL of one"

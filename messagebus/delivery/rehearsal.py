@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from messagebus.bus import AsyncMessageBus
+from messagebus.delivery.entries import DeadLetter, Outcome, Stored
 from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
 from messagebus.delivery.retry import Retry
-from messagebus.delivery.store import WORK, DeadLetter, Outcome, Store, Stored, Transaction
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.delivery.worker import _bus_for
 from messagebus.errors import ConfigurationError, ConflictError, HandlerError, full_name
 from messagebus.messages import Message, to_json, wire_name
@@ -93,7 +94,7 @@ def _stored(letter: DeadLetter, message: Message, registry: Registry) -> Stored:
     )
 
 
-def _run(handling: Any) -> None:
+def _run(handling: Handling) -> None:
     token = WORK.set(handling)
     try:
         handling.open()

@@ -2,39 +2,30 @@
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, cast
 
 from messagebus.delivery import claims, history, letters, schedule
-from messagebus.delivery.connection import Connection, Pool
+from messagebus.delivery.access import Access
+from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
 from messagebus.delivery.group import Group
-from messagebus.delivery.sending import add, add_all, prepare
-from messagebus.delivery.store import (
-    WORK,
-    Claim,
-    DeadLetter,
-    Schedule,
-    Sending,
-    Settlement,
-    Stats,
-    Step,
-    Transaction,
-    Waiting,
-    Work,
-)
+from messagebus.delivery.sending import add, add_all, due_at, plain_row, prepare, row_of
+from messagebus.delivery.store import WORK, Transaction, Work
 from messagebus.delivery.transaction import SqlTransaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
 from messagebus.messages import Message
 
-__all__ = ["RETENTION", "SqlStore"]
+__all__ = ["RETENTION", "TIMEOUT", "SqlStore"]
 
 RETENTION: Final = 86_400.0
 """Seconds for which the history of finished messages is kept, unless told otherwise."""
 
+TIMEOUT: Final = 30.0
+"""Seconds to wait for others who keep a store locked."""
 _POLL: Final = 0.01
 _SLOWEST_POLL: Final = 0.2
 _LEISURE: Final = 50
@@ -42,18 +33,18 @@ _LEISURE: Final = 50
 _PRUNED_AT_ONCE: Final = 1_000
 
 
-class SqlStore(ABC):
+class SqlStore(Access):
     """Keeps messages in tables; see `messagebus.delivery.store.Store` for what each method promises.
 
     A subclass opens connections, tells what its errors mean, and knows what lets only one write.
     """
 
-    has_one_writer = False
+    has_one_writer: bool = False
 
-    def __init__(self, connect: Callable[[], Connection], clock: Callable[[], float], retention: float) -> None:
+    def __init__(self, clock: Callable[[], float], retention: float) -> None:
         self.clock = clock
         self.retention = retention
-        self._pool = Pool(connect, self._close, self._restart)
+        super().__init__()
         self._restart()
 
     def _restart(self) -> None:
@@ -61,31 +52,6 @@ class SqlStore(ABC):
         self._group: Group | None = None
         self._group_lock = threading.Lock()
         self._sent = threading.Event()
-
-    # Connections
-
-    @abstractmethod
-    def _errors(self, what: str) -> AbstractContextManager[None]:
-        """Say within a block what errors of the driver mean: "Cannot ``what``: why."."""
-
-    def _close(self, connection: Connection) -> None:
-        connection.close()
-
-    @contextmanager
-    def _read(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
-            yield connection
-
-    @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
-            connection.begin()
-            try:
-                yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
 
     def _now(self) -> int:
         return int(self.clock() * 1000)
@@ -102,8 +68,10 @@ class SqlStore(ABC):
         dedup: str | None = None,
         envelope: Envelope | None = None,
     ) -> str:
-        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        return self._send([sending])[0]
+        work = self._work()
+        if work is not None:
+            return _hand_over(work, prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope))
+        return self._add([self._row(message, delay, at, key, dedup, envelope)])[0]
 
     async def asend(
         self,
@@ -115,10 +83,11 @@ class SqlStore(ABC):
         dedup: str | None = None,
         envelope: Envelope | None = None,
     ) -> str:
-        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        if self._work() is not None:
-            return self._send([sending])[0]
-        return await (self._group or self._start_group()).add(sending)
+        work = self._work()
+        if work is not None:
+            return _hand_over(work, prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope))
+        row = self._row(message, delay, at, key, dedup, envelope)
+        return await (self._group or self._start_group()).add(row)
 
     def send_many(
         self,
@@ -128,43 +97,63 @@ class SqlStore(ABC):
         at: datetime | None = None,
         key: str | Callable[[Message], str | None] | None = None,
     ) -> list[str]:
-        return self._send(
-            [prepare(message, delay=delay, at=at, key=key(message) if callable(key) else key) for message in messages]
-        )
+        work = self._work()
+        keyed = ((message, key(message) if callable(key) else key) for message in messages)
+        if work is not None:
+            sendings = [prepare(message, delay=delay, at=at, key=key) for message, key in keyed]
+            return [_hand_over(work, sending) for sending in sendings]
+        now = self._now()
+        due = due_at(now, delay, at)
+        return self._add([plain_row(message, now, due, key) for message, key in keyed])
 
     def _work(self) -> Work | None:
         """Return the work of the handler that calls, if a worker of this very store runs it."""
         work = WORK.get()
         return work if work is not None and cast("object", work.store) is self else None
 
-    def _send(self, sendings: Sequence[Sending]) -> list[str]:
-        work = self._work()
-        if work is not None:
-            for sending in sendings:
-                work.add(sending)
-            return [sending.envelope.id for sending in sendings]
-        with self._write("send a message") as connection:
-            ids = add_all(connection, sendings, self._now())
-        self._sent.set()
+    def _row(
+        self,
+        message: Message,
+        delay: float,
+        at: datetime | None,
+        key: str | None,
+        dedup: str | None,
+        envelope: Envelope | None,
+    ) -> Row:
+        now = self._now()
+        if envelope is None:
+            return plain_row(message, now, due_at(now, delay, at), key, dedup)
+        return row_of(prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope), now)
+
+    def _add(self, rows: Sequence[Row]) -> list[str]:
+        if not rows:
+            return []
+        with self._once("send a message") if len(rows) == 1 else self._write("send messages") as connection:
+            ids = add_all(connection, rows)
+        self._wake()
         return ids
 
-    def _send_group(self, sendings: Sequence[Sending]) -> list[str | ConflictError]:
-        with self._write("send messages") as connection:
-            answers = add(connection, sendings, self._now())
-        self._sent.set()
+    def _add_group(self, rows: Sequence[Row]) -> list[str | ConflictError]:
+        with self._once("send messages") as connection:
+            answers = add(connection, rows)
+        self._wake()
         return answers
+
+    def _wake(self) -> None:
+        if not self._sent.is_set():
+            self._sent.set()
 
     def _start_group(self) -> Group:
         with self._group_lock:
             if self._group is None:
-                self._group = Group(self._send_group)
+                self._group = Group(self._add_group)
             return self._group
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         work = self._work()
         if work is not None:
-            outer = work.transaction()
+            outer = _transaction_of(work)
             with outer.savepoint():
                 yield outer
             return
@@ -174,7 +163,7 @@ class SqlStore(ABC):
                 yield transaction
             finally:
                 transaction.end()
-        self._sent.set()
+        self._wake()
 
     # Waiting messages and dead letters
 
@@ -190,7 +179,7 @@ class SqlStore(ABC):
     def move(self, message_id: str, *, delay: float = 0.0, at: datetime | None = None) -> bool:
         with self._write("move a message") as connection:
             is_moved = letters.move(connection, self._now(), message_id, delay, at)
-        self._sent.set()
+        self._wake()
         return is_moved
 
     def dead(
@@ -211,13 +200,13 @@ class SqlStore(ABC):
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
         with self._write("retry a dead letter") as connection:
             is_known = letters.retry(connection, self._now(), dead_letter_id, message)
-        self._sent.set()
+        self._wake()
         return is_known
 
     def drop(self, dead_letter_id: int) -> bool:
         with self._write("drop a dead letter") as connection:
             is_known = letters.drop(connection, self._now(), dead_letter_id)
-        self._sent.set()
+        self._wake()
         return is_known
 
     # Looking
@@ -227,18 +216,16 @@ class SqlStore(ABC):
             return history.stats(connection, self._now())
 
     def result(self, message_id: str, *, timeout: float = 0.0) -> bytes:
-        end = time.monotonic() + timeout
-        pause = _POLL
+        end, pause = time.monotonic() + timeout, _POLL
         while True:
             with self._read("return a result") as connection:
                 found = history.result(connection, message_id)
-                if found is not None:
-                    return found
-                if time.monotonic() >= end:
-                    count = history.how_many_open(connection, message_id)
-                    why = f"{count:,} messages of what it led to are not finished after {timeout:g} s"
-                    remedy = "Wait longer, or see that a worker runs."
-                    raise ResultTimeoutError(f"return the result of message {message_id}", why, remedy)
+            if isinstance(found, bytes):
+                return found
+            if time.monotonic() >= end:
+                why = f"{found:,} messages of what it led to are not finished after {timeout:g} s"
+                remedy = "Wait longer, or see that a worker runs."
+                raise ResultTimeoutError(f"return the result of message {message_id}", why, remedy)
             time.sleep(min(pause, max(0.0, end - time.monotonic())))
             pause = min(pause * 1.5, _SLOWEST_POLL)
 
@@ -275,7 +262,7 @@ class SqlStore(ABC):
             return claims.settle(_connection_of(transaction), self._now(), token, settlements)
         with self._write("settle messages") as connection:
             lost = claims.settle(connection, self._now(), token, settlements)
-        self._sent.set()
+        self._wake()
         return lost
 
     def extend(self, tokens: Iterable[str], lease: float) -> None:
@@ -295,7 +282,7 @@ class SqlStore(ABC):
                 return 0
         with self._write("send what is scheduled") as connection:
             count = schedule.fire(connection, self._now())
-        self._sent.set()
+        self._wake()
         return count
 
     def next_due(self) -> float | None:
@@ -333,6 +320,20 @@ class SqlStore(ABC):
         if group is not None:
             group.close()
         self._pool.close()
+
+
+def _hand_over(work: Work, sending: Sending) -> str:
+    work.add(sending)
+    return sending.envelope.id
+
+
+def _transaction_of(work: Work) -> Transaction:
+    """Return the transaction of a handler, which may open it here and now as if it were outside."""
+    token = WORK.set(None)
+    try:
+        return work.transaction()
+    finally:
+        WORK.reset(token)
 
 
 def _given(**conditions: Any) -> dict[str, Any]:

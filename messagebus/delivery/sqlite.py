@@ -4,17 +4,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Final
-
-from pydantic_core import to_json as dump_json
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from itertools import chain
+from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
-from messagebus.delivery.schema import SQLITE, VERSION, Insert, Update
-from messagebus.delivery.sql import RETENTION, SqlStore
-from messagebus.delivery.store import Claim
-from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFileError, StoreUnavailableError
+from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
+from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
 
@@ -32,14 +32,11 @@ driver: Any = sqlite3
 """The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
 if has_wal_reset_bug(sqlite3.sqlite_version_info):
     with suppress(ImportError):
-        import pysqlite3
+        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
 
         driver = pysqlite3
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
-TIMEOUT: Final = 30.0
-"""Seconds to wait for others who keep the file locked."""
-
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
 _SETTINGS: Final = (
@@ -59,7 +56,11 @@ class SqliteConnection:
         self._process = os.getpid()
 
     def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
-        rows: list[Row] = self.raw.execute(self._translated[sql], parameters).fetchall()
+        rows: list[Row]
+        try:
+            rows = self.raw.execute(self._translated[sql], parameters).fetchall()
+        except UnicodeDecodeError:  # Of one driver; the other says so itself.
+            raise driver.OperationalError("cannot decode a text") from None
         return rows
 
     def change(self, sql: str, parameters: Mapping[str, Any]) -> int:
@@ -67,7 +68,15 @@ class SqliteConnection:
         return count
 
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
-        count: int = self.raw.executemany(statement.sqlite, rows).rowcount
+        count, done = 0, 0
+        # With each step of SQLite a thread has to win Python's lock back, which a busy one does not yield for 5 ms.
+        for size in _AT_ONCE if isinstance(statement, Insert) else ():
+            while len(rows) - done >= size:
+                values = [*chain.from_iterable(rows[done : done + size])]
+                count += self.raw.execute(_inserting(statement, size), values).rowcount
+                done += size
+        if done < len(rows):
+            count += self.raw.executemany(statement.sqlite, rows[done:]).rowcount
         return count
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -81,8 +90,8 @@ class SqliteConnection:
             raise DispatchError("go on with this transaction", why, "Leave BEGIN, COMMIT and ROLLBACK to the store.")
         return rows
 
-    def list(self, values: Sequence[Any]) -> Any:
-        return dump_json(values).decode()
+    def array(self, values: Sequence[Any]) -> Any:
+        return SQLITE.array(values)
 
     def wait_in_line(self) -> None:
         """The file has one write lock."""
@@ -103,6 +112,14 @@ class SqliteConnection:
 
     def close(self) -> None:
         self.raw.close()
+
+
+_AT_ONCE: Final = (100, 10)
+
+
+@cache
+def _inserting(statement: Insert, count: int) -> str:
+    return statement.sqlite_of(count)
 
 
 class _Translated(dict[str, str]):
@@ -141,22 +158,18 @@ class SqliteStore(SqlStore):
     ) -> None:
         self._path = os.path.realpath(path)
         self._timeout = timeout
-        self._lock = FileLock(f"{self._path}-lock", timeout)
-        super().__init__(self._connect, clock, retention)
-        with self._errors("open the store"):
-            self._create_file()
-            with self._read("open the store") as connection, self._alone("open the store"):
-                _prepare_file(connection, self._path)
-
-    def _create_file(self) -> None:
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        self._file_lock = FileLock(f"{self._path}-lock", timeout)
+        super().__init__(clock, retention)
+        with self._read("open the store") as connection, self._alone("open the store"):
+            _prepare_file(cast("SqliteConnection", connection), self._path)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
             why = "the process was forked while a transaction was open, and SQLite in it has its parent's locks"
             raise DispatchError("use this store", why, "Fork when no transaction is open, or start the child anew.")
         with self._alone("open the store"):
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             raw = driver.connect(
                 self._path, isolation_level=None, timeout=self._timeout, check_same_thread=False, cached_statements=256
             )
@@ -166,52 +179,34 @@ class SqliteStore(SqlStore):
 
     def _restart(self) -> None:
         super()._restart()
-        self._lock.restart()
+        self._file_lock.restart()
 
     def _close(self, connection: Connection) -> None:
-        # The last one to close a file checkpoints it.
-        with self._alone("close the store"):
+        # Who closes a file last checkpoints it. Where another has the lock for so long, ours is not the last.
+        with ExitStack() as stack:
+            with suppress(StoreBusyError):
+                stack.enter_context(self._alone("close the store"))
             connection.close()
+
+    def _lock(self, what: str) -> None:
+        self._file_lock.acquire(what)
+
+    def _unlock(self) -> None:
+        self._file_lock.release()
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
-        if self._lock.is_mine():
+        if self._file_lock.is_mine():
             yield
             return
-        self._lock.acquire(what)
+        self._lock(what)
         try:
             yield
         finally:
-            self._lock.release()
+            self._unlock()
 
-    @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
-            self._lock.acquire(what)
-            try:
-                connection.begin()
-                try:
-                    yield connection
-                    connection.commit()
-                except BaseException:
-                    connection.rollback()
-                    raise
-            finally:
-                self._lock.release()
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except driver.Error as error:
-            meant = _meaning(error, what, self._path)
-            if meant is None:
-                raise
-            raise meant from error
-        except OSError as error:
-            if isinstance(error, StoreError) or error.filename not in (self._path, f"{self._path}-lock"):
-                raise
-            raise StoreUnavailableError(what, f"{error.filename}: {error.strerror}") from error
+    def _meaning(self, error: Exception, what: str) -> Exception | None:
+        return _meaning(error, what, self._path)
 
     def claim(self, limit: int, lease: float) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
@@ -219,8 +214,8 @@ class SqliteStore(SqlStore):
 
     def close(self) -> None:
         super().close()
-        if not self._lock.is_mine():
-            self._lock.close()
+        if not self._file_lock.is_mine():
+            self._file_lock.close()
 
 
 class MemoryStore(SqliteStore):
@@ -230,9 +225,9 @@ class MemoryStore(SqliteStore):
         self, *, clock: Callable[[], float] = time.time, retention: float = RETENTION, timeout: float = TIMEOUT
     ) -> None:
         self._path = ":memory:"
-        self._lock = FileLock(None, timeout)
+        self._file_lock = FileLock(None, timeout)
         self._raw = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
-        SqlStore.__init__(self, self._connect, clock, retention)
+        SqlStore.__init__(self, clock, retention)
         _create_tables(SqliteConnection(self._raw))
 
     def _connect(self) -> SqliteConnection:
@@ -248,7 +243,7 @@ class MemoryStore(SqliteStore):
 
     @contextmanager
     def _read(self, what: str) -> Iterator[Connection]:
-        with super()._read(what) as connection, self._alone(what):
+        with self._connection(what) as connection, self._alone(what):
             yield connection
 
     def close(self) -> None:
@@ -264,25 +259,32 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     raw = connection.raw
     application, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if (
-        os.path.getsize(path) <= _CHECKED_AT_OPEN
-        and (found := raw.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
-    ):
-        raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+    if os.path.getsize(path) <= _CHECKED_AT_OPEN:
+        found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
     ours = {name for name in tables if name.startswith("mb_")}
-    if "mb_meta" in ours:
-        version = max(
-            raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0,
-            version * (application == APPLICATION_ID),
-        )
-    elif ours:
-        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    if version > VERSION and (ours or application == APPLICATION_ID):
-        raise _unfit(path, f"its tables are of version {version}, newer than {VERSION}", "Update pydantic-messagebus.")
+    if application == APPLICATION_ID and version > VERSION:
+        raise _newer(path, version)
+    if ours:
+        _check_tables(connection, ours, path)
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
+
+
+def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
+    if "mb_meta" not in ours:
+        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
+    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+    if version > VERSION:
+        raise _newer(path, version)
+    try:
+        for check in CHECKS:
+            connection.rows(check)
+    except driver.OperationalError as error:
+        raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
 def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
@@ -297,6 +299,11 @@ def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> No
     except BaseException:
         connection.rollback()
         raise
+
+
+def _newer(path: str, version: int) -> StoreFileError:
+    why = f"its tables are of version {version}, newer than {VERSION}"
+    return _unfit(path, why, "Update pydantic-messagebus.")
 
 
 def _unfit(path: str, why: str, remedy: str) -> StoreFileError:
@@ -315,16 +322,20 @@ _UNAVAILABLE: Final = {
     14: "the file cannot be opened",
     15: "the file's locks do not work",
 }
-_DAMAGED: Final = {11: "it is damaged", 26: "it is no SQLite database"}
+_CORRUPT: Final = 11
+_DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
 
 
-def _meaning(error: Any, what: str, path: str) -> StoreError | StoreFileError | None:
-    """Return what an error of SQLite is to the caller; None if it is the caller's own."""
+def _meaning(error: Exception, what: str, path: str) -> Exception | None:
+    """Return what an error of SQLite, or of the lock file, is to the caller; None if it is the caller's own."""
+    if isinstance(error, OSError) and error.filename in (path, f"{path}-lock"):
+        return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
+    if not isinstance(error, driver.Error):
+        return None
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in _BUSY:
-        return StoreBusyError(what, f"{_BUSY[code]} ({path})")
-    if code in _UNAVAILABLE:
-        return StoreUnavailableError(what, f"{_UNAVAILABLE[code]} ({path})")
-    if code in _DAMAGED:
-        return _unfit(path, _DAMAGED[code], "Restore a backup, or name another file.")
-    return None
+    for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, _UNAVAILABLE)):
+        if code in reasons:
+            return cls(what, f"{reasons[code]} ({path})")
+    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
+    why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
+    return None if why is None else _unfit(path, why, "Restore a backup, or name another file.")

@@ -8,7 +8,8 @@ from typing import Self
 import pytest
 
 from messagebus import NotAMessageError, UnwritableMessageError
-from messagebus.delivery.store import WORK, Sending, Settlement, Store, Transaction
+from messagebus.delivery.entries import Sending, Settlement
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import CURRENT, Envelope
 from messagebus.errors import ConflictError
 from messagebus.testing.clock import Clock
@@ -164,8 +165,13 @@ class Handling:
     def transaction(self) -> Transaction:
         """Open the transaction of the acknowledgement."""
         if self._transaction is None:
+            outside = WORK.set(None)
             self._transaction = self.open.enter_context(self.store.transaction())
+            WORK.reset(outside)
         return self._transaction
+
+    async def turn(self) -> None:
+        """Nobody else writes."""
 
     def __enter__(self) -> Self:
         token = WORK.set(self)
