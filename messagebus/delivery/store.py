@@ -125,6 +125,7 @@ class Store(Protocol):
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
