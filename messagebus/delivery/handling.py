@@ -167,6 +167,7 @@ class _HandlerWork:
 
     def fail(self, error: BaseException) -> None:
         self._leave(error)
+        self.handling.has_exited = isinstance(error, SystemExit)
         if isinstance(error, Exception):
             self.handling.failed[self.handler.name] = error, self.duration_ms
 
@@ -200,6 +201,8 @@ class Handling:
     finished: dict[str, _HandlerWork] = field(default_factory=dict)
     failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
     has_savepoint: bool = False
+    has_exited: bool = False
+    """A handler has called `sys.exit()`: as good as a crash."""
     _handlers: list[Handler] = field(default_factory=list)
     _outcomes: list[Outcome] = field(default_factory=list)
     _message: Message | None = None

@@ -135,6 +135,8 @@ class Lane:
                 yield handling
         finally:
             WORK.reset(token)
+            if handling.has_exited:  # The attempt counts: the lease has to run out.
+                self._unsettled = [other for other in self._unsettled if other is not stored]
         settlement = handling.settle()
         self._settlements.append(settlement)
         self._tell(stored, settlement)
