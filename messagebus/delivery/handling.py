@@ -33,9 +33,11 @@ class Desk(Protocol):
         Raises:
             DispatchError: If it cannot be had here and now, or the lease is lost.
         """
+        ...
 
     async def turn(self) -> None:
         """Wait until the transaction can be had."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,11 @@ class Shift(Protocol):
 
     def is_over(self, lane: "Lane") -> bool:
         """Say whether there is nothing more to do, now that this lane has found nothing."""
+        ...
 
     def count(self, settled: int) -> None:
         """Take down how many messages were settled."""
+        ...
 
 
 class Writer:
