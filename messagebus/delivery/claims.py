@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.outcomes import clean, fate_of, pack, unpack
 from messagebus.delivery.schema import ADD_DEAD, SETTLE
-from messagebus.delivery.sending import add_all
+from messagebus.delivery.sending import add_all, row
 from messagebus.delivery.store import Claim, Settlement, Stored
 from messagebus.envelope import new_id
 
@@ -85,12 +85,12 @@ def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
         return Claim(token, ())
     until = now + round(lease * 1000)
     parameters = {"seqs": connection.list(seqs), "now": now, "until": until, "token": token}
-    found = {row[0]: row for row in connection.rows(_CLAIM, parameters)}
+    found = {one[0]: one for one in connection.rows(_CLAIM, parameters)}
     return Claim(token, [_stored(found[seq]) for seq in seqs if seq in found])
 
 
-def _stored(row: Row) -> Stored:
-    seq, id, type, body, key, correlation_id, causation_id, sent_at, headers, attempt, outcomes = row
+def _stored(found: Row) -> Stored:
+    seq, id, type, body, key, correlation_id, causation_id, sent_at, headers, attempt, outcomes = found
     return Stored(
         seq,
         id,
@@ -114,15 +114,16 @@ _HELD: Final = "SELECT seq, outcomes, results FROM mb_message WHERE seq IN [seqs
 def settle(connection: Connection, now: int, token: str, settlements: Sequence[Settlement]) -> set[int]:
     """Store what became of messages; see `Store.settle`."""
     seqs = [settlement.seq for settlement in settlements]
-    held = {row[0]: row for row in connection.rows(_HELD, {"seqs": connection.list(seqs), "token": token})}
+    held = {one[0]: one for one in connection.rows(_HELD, {"seqs": connection.list(seqs), "token": token})}
     ours = [settlement for settlement in settlements if settlement.seq in held]
-    connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
-    dead = [row for one in ours for row in _dead(one, now)]
+    if ours:
+        connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
+    dead = [letter for one in ours for letter in _dead(one, now)]
     if dead:
         connection.many(ADD_DEAD, dead)
-    sends = [sending for one in ours for sending in one.sends]
+    sends = [row(sending, now) for one in ours for sending in one.sends]
     if sends:
-        add_all(connection, sends, now)
+        add_all(connection, sends)
     return {seq for seq in seqs if seq not in held}
 
 

@@ -4,8 +4,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
@@ -27,7 +26,7 @@ class Connection(Protocol):
         """Execute one of the library's shared statements; return how many rows it changed."""
 
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
-        """Write many rows; return how many were written."""
+        """Write rows, at least one; return how many were written."""
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
         """Execute a statement of the application."""
@@ -80,9 +79,8 @@ class Pool:
         self._changed = threading.Condition(threading.Lock())
         self._is_paused = False
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend a connection for a block; if the block fails, it is closed and not lent again."""
+    def borrow(self) -> Connection:
+        """Return a connection that nobody else uses until it is given back."""
         me = threading.get_ident()
         with self._changed:
             while self._is_paused and me not in self._users:
@@ -90,35 +88,40 @@ class Pool:
             if self.is_closed:
                 raise closed()
             self._users.append(me)
-        connection, is_sound, process = None, False, self._process
         try:
             connection = self._idle.pop() if self._idle else self._connect()
-            self._busy.append(connection)
-            yield connection
-            is_sound = not self.is_closed
-        finally:
-            if process == self._process:
-                self._take_back(me, connection, is_sound=is_sound)
+        except BaseException:
+            self._leave(me)
+            raise
+        self._busy.append(connection)
+        return connection
 
-    def _take_back(self, user: int, connection: Connection | None, *, is_sound: bool) -> None:
+    def give_back(self, connection: Connection, *, is_sound: bool) -> None:
+        """Take a connection back; one that is not sound is closed."""
+        if connection not in self._busy:
+            return  # It is the parent's, and this is a child that was forked while it was in use.
+        self._busy.remove(connection)
         try:
-            if connection is not None:
-                self._busy.remove(connection)
-                if is_sound:
-                    self._idle.append(connection)
-                else:
-                    self._close(connection)
+            if is_sound and not self.is_closed:
+                self._idle.append(connection)
+            else:
+                self._close(connection)
         finally:
-            with self._changed:
-                self._users.remove(user)
+            self._leave(threading.get_ident())
+
+    def _leave(self, user: int) -> None:
+        with self._changed:
+            self._users.remove(user)
+            if self._is_paused:
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it comes back."""
         self.is_closed = True
-        self._close_idle()
+        self.close_idle()
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close what nobody uses."""
         while self._idle:
             self._close(self._idle.pop())
 
@@ -132,7 +135,7 @@ class Pool:
             while set(self._users) - {me} and time.monotonic() < end:
                 self._changed.wait(max(0.0, end - time.monotonic()))
         if not set(self._users) - {me}:
-            self._close_idle()
+            self.close_idle()
 
     def resume(self) -> None:
         """Go on in the parent."""

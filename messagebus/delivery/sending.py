@@ -1,6 +1,7 @@
 """A message on its way into a store: what is checked, the envelope it gets, and the row it becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, Final
@@ -11,11 +12,13 @@ from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES
 from messagebus.delivery.store import Sending
-from messagebus.envelope import CURRENT, Envelope
+from messagebus.envelope import CURRENT, Envelope, new_id
 from messagebus.errors import ConfigurationError, ConflictError, DispatchError, NotAMessageError, full_name
 from messagebus.messages import Command, Event, Message, ReturnMessage, to_json
+from messagebus.messages import _prove as prove
+from messagebus.shapes import shape_of
 
-__all__ = ["add", "add_all", "continue_envelope", "due_at", "moment", "prepare"]
+__all__ = ["add", "add_all", "due_at", "moment", "prepare", "row"]
 
 _LATEST: Final = 253_402_300_799_000  # The last moment that a datetime can show.
 _LONGEST_TEXT: Final = 2_000  # Bytes that the indexes of every engine take.
@@ -47,12 +50,9 @@ def due_at(now: int, delay: float, at: datetime | None) -> int:
     raise ConfigurationError("say when a message is due", why, remedy)
 
 
-def continue_envelope(message: Message) -> Envelope:
-    """Return an envelope for a message that is led to by the one in hand, or by none."""
-    current = CURRENT.get()
-    if current is None:
-        return Envelope(message)
-    return Envelope(message, correlation_id=current.correlation_id, causation_id=current.id)
+def _new_id(now: int) -> str:
+    """Return an id that sorts by time, so that an index of ids grows at its end; otherwise as random as any."""
+    return f"{now:012x}{new_id()[12:]}"
 
 
 def prepare(
@@ -64,35 +64,60 @@ def prepare(
     dedup: str | None = None,
     envelope: Envelope | None = None,
 ) -> Sending:
-    """Prove that a message can be stored and read back (law D1), and give it an envelope.
+    """Prove that a message can be stored and read back (law D1), and give it an envelope: that of the one in hand goes on.
 
     Raises:
         UnwritableMessageError: If it could not be read back the same.
         ConfigurationError: If an argument is none that a store can keep.
     """
-    if not isinstance(message, Command | Event):
-        if not isinstance(message, ReturnMessage):
-            raise NotAMessageError(full_name(type(message)))
-        why = "a return message has no handler; it goes to whoever started the run"
-        raise DispatchError(f"send {full_name(type(message))}", why, "Send a command or an event.")
+    body = _written(message)
     if delay or at is not None:
         due_at(0, delay, at)
+    for name, text in (("key", key), ("dedup key", dedup)):
+        if text is not None:
+            _check_text(name, text)
     if envelope is None:
-        envelope = continue_envelope(message)
+        current = CURRENT.get()
+        if current is None:
+            envelope = Envelope(message)
+        else:
+            envelope = Envelope(message, correlation_id=current.correlation_id, causation_id=current.id)
     else:
-        _check_text("id", envelope.id)
-        _check_text("correlation id", envelope.correlation_id)
-        _check_text("causation id", envelope.causation_id)
-    if key is not None:
-        _check_text("key", key)
-    if dedup is not None:
-        _check_text("dedup key", dedup)
-    return Sending(envelope, to_json(message), delay, at, key, dedup)
+        for name, text in _texts(envelope):
+            _check_text(name, text)
+    return Sending(envelope, body, delay, at, key, dedup)
 
 
-def _check_text(name: str, text: str | None) -> None:
-    if text is None:
-        return
+def _written(message: Message) -> bytes:
+    """Write a message, and read it back even if its types prove that this goes well: it may have escaped validation."""
+    cls = type(message)
+    if Command not in cls.__mro__ and Event not in cls.__mro__:
+        _refuse(cls)
+    if not (cls.__shape__ or shape_of(cls)).is_exact:
+        return to_json(message)
+    with suppress(Exception):  # What is wrong is told below.
+        data = cls.__pydantic_serializer__.to_json(message)
+        if cls.__pydantic_validator__.validate_json(data) == message:
+            return b'{"type":"%b","data":%b}' % (cls.__wire_name__.encode(), data)
+    prove(message)
+    return to_json(message)
+
+
+def _refuse(cls: type) -> None:
+    if not issubclass(cls, ReturnMessage):
+        raise NotAMessageError(full_name(cls))
+    why = "a return message has no handler; it goes to whoever started the run"
+    raise DispatchError(f"send {full_name(cls)}", why, "Send a command or an event.")
+
+
+def _texts(envelope: Envelope) -> Iterable[tuple[str, str]]:
+    yield "id", envelope.id
+    yield "correlation id", envelope.correlation_id
+    if envelope.cause:
+        yield "causation id", envelope.cause.id
+
+
+def _check_text(name: str, text: str) -> None:
     if not isinstance(text, str):
         why = "is no text"
     elif len(text.encode(errors="replace")) > _LONGEST_TEXT:
@@ -104,12 +129,15 @@ def _check_text(name: str, text: str | None) -> None:
     raise ConfigurationError("send a message", f"its {name} {why}", f"Give a {name} that is a short plain text.")
 
 
-def _row(sending: Sending, now: int) -> Row:
+def row(sending: Sending, now: int) -> Row:
+    """Return what `ADD_MESSAGES` writes."""
     envelope = sending.envelope
-    time = envelope._time
-    correlation, cause = envelope.correlation, envelope.cause
+    identity = envelope.identify()
+    if identity._id is None:
+        identity._id = _new_id(now)
+    time, correlation, cause = envelope._time, envelope.correlation, envelope.cause
     return (
-        envelope.id,
+        identity._id,
         envelope.type,
         sending.body,
         dump_json(dict(envelope.headers)).decode() if envelope.headers else "{}",
@@ -122,39 +150,34 @@ def _row(sending: Sending, now: int) -> Row:
     )
 
 
-def add(connection: Connection, sendings: Sequence[Sending], now: int) -> list[str | ConflictError]:
+def add(connection: Connection, rows: Sequence[Row]) -> list[str | ConflictError]:
     """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
-    rows = [_row(sending, now) for sending in sendings]
     if connection.many(ADD_MESSAGES, rows) == len(rows):
         return [row[0] for row in rows]
-    return _look_up(connection, sendings)
+    names = connection.list([row[0] for row in rows])
+    by_id: dict[str, bytes] = dict(connection.rows(_BY_ID, {"names": names}))
+    names = connection.list([row[5] for row in rows if row[5] is not None])
+    by_dedup = {dedup: (id, body) for dedup, id, body in connection.rows(_BY_DEDUP, {"names": names})}
+    return [_verdict(row, by_id, by_dedup) for row in rows]
 
 
-def add_all(connection: Connection, sendings: Sequence[Sending], now: int) -> list[str]:
+def add_all(connection: Connection, rows: Sequence[Row]) -> list[str]:
     """Write messages, or raise the first of their errors."""
-    stored: list[Any] = add(connection, sendings, now)
+    stored: list[Any] = add(connection, rows)
     for id_or_error in stored:
         if isinstance(id_or_error, ConflictError):
             raise id_or_error
     return stored
 
 
-def _look_up(connection: Connection, sendings: Sequence[Sending]) -> list[str | ConflictError]:
-    """Find out which of these messages were stored now, and what stands in the way of the others."""
-    names = connection.list([sending.envelope.id for sending in sendings])
-    by_id: dict[str, bytes] = dict(connection.rows("SELECT id, body FROM mb_message WHERE id IN [names]", {"names": names}))
-    names = connection.list([sending.dedup for sending in sendings if sending.dedup is not None])
-    found = connection.rows("SELECT dedup, id, body FROM mb_message WHERE dedup IN [names]", {"names": names})
-    by_dedup = {dedup: (id, body) for dedup, id, body in found}
-    return [_verdict(sending, by_id, by_dedup) for sending in sendings]
+_BY_ID: Final = "SELECT id, body FROM mb_message WHERE id IN [names]"
+_BY_DEDUP: Final = "SELECT dedup, id, body FROM mb_message WHERE dedup IN [names]"
 
 
-def _verdict(sending: Sending, by_id: dict[str, bytes], by_dedup: dict[str, tuple[str, bytes]]) -> str | ConflictError:
-    envelope = sending.envelope
-    id, body, given, value = envelope.id, by_id.get(envelope.id), "id", envelope.id
-    if body is None and sending.dedup is not None:
-        id, body = by_dedup[sending.dedup]
-        given, value = "dedup key", sending.dedup
-    if body is None or bytes(body) == sending.body:
-        return id
-    return ConflictError(full_name(type(envelope.message)), given, value)
+def _verdict(row: Row, by_id: dict[str, bytes], by_dedup: dict[str, tuple[str, bytes]]) -> str | ConflictError:
+    id, type, body, _, _, dedup, *_ = row
+    stored, given, value = by_id.get(id), "id", id
+    if stored is None:
+        id, stored = by_dedup[dedup]
+        given, value = "dedup key", dedup
+    return id if bytes(stored) == body else ConflictError(type, given, value)

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from messagebus.delivery import claims, history, letters, schedule
-from messagebus.delivery.connection import Connection, Pool
+from messagebus.delivery.connection import Connection, Pool, Row
 from messagebus.delivery.group import Group
-from messagebus.delivery.sending import add, add_all, prepare
+from messagebus.delivery.sending import add, add_all, prepare, row
 from messagebus.delivery.store import (
     WORK,
     Claim,
@@ -30,11 +30,13 @@ from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
 from messagebus.messages import Message
 
-__all__ = ["RETENTION", "SqlStore"]
+__all__ = ["RETENTION", "TIMEOUT", "SqlStore"]
 
 RETENTION: Final = 86_400.0
 """Seconds for which the history of finished messages is kept, unless told otherwise."""
 
+TIMEOUT: Final = 30.0
+"""Seconds to wait for others who keep a store locked."""
 _POLL: Final = 0.01
 _SLOWEST_POLL: Final = 0.2
 _LEISURE: Final = 50
@@ -50,10 +52,10 @@ class SqlStore(ABC):
 
     has_one_writer = False
 
-    def __init__(self, connect: Callable[[], Connection], clock: Callable[[], float], retention: float) -> None:
+    def __init__(self, clock: Callable[[], float], retention: float) -> None:
         self.clock = clock
         self.retention = retention
-        self._pool = Pool(connect, self._close, self._restart)
+        self._pool = Pool(self._connect, self._close, self._restart)
         self._restart()
 
     def _restart(self) -> None:
@@ -65,27 +67,56 @@ class SqlStore(ABC):
     # Connections
 
     @abstractmethod
-    def _errors(self, what: str) -> AbstractContextManager[None]:
-        """Say within a block what errors of the driver mean: "Cannot ``what``: why."."""
+    def _connect(self) -> Connection:
+        """Open a connection."""
+
+    @abstractmethod
+    def _meaning(self, error: Exception, what: str) -> Exception | None:
+        """Return what an error of the driver is to the caller: "Cannot ``what``: why."; None if it is his own."""
 
     def _close(self, connection: Connection) -> None:
         connection.close()
 
+    def _lock(self, what: str) -> None:
+        """Wait until this thread may write, where only one can."""
+
+    def _unlock(self) -> None:
+        """Let others write."""
+
+    def _read(self, what: str) -> AbstractContextManager[Connection]:
+        return self._connection(what)
+
     @contextmanager
-    def _read(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
+    def _connection(self, what: str) -> Iterator[Connection]:
+        connection, is_sound = None, False
+        try:
+            connection = self._pool.borrow()
             yield connection
+            is_sound = True
+        except Exception as error:
+            meant = self._meaning(error, what)
+            is_sound = meant is None
+            if meant is None:
+                raise
+            raise meant from error
+        finally:
+            if connection is not None:
+                self._pool.give_back(connection, is_sound=is_sound)
 
     @contextmanager
     def _write(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
-            connection.begin()
+        with self._connection(what) as connection:
+            self._lock(what)
             try:
-                yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
+                connection.begin()
+                try:
+                    yield connection
+                    connection.commit()
+                except BaseException:
+                    connection.rollback()
+                    raise
+            finally:
+                self._unlock()
 
     def _now(self) -> int:
         return int(self.clock() * 1000)
@@ -143,15 +174,25 @@ class SqlStore(ABC):
             for sending in sendings:
                 work.add(sending)
             return [sending.envelope.id for sending in sendings]
+        if not sendings:
+            return []
         with self._write("send a message") as connection:
-            ids = add_all(connection, sendings, self._now())
-        self._sent.set()
+            ids = add_all(connection, self._rows(sendings))
+        self._wake()
         return ids
+
+    def _wake(self) -> None:
+        if not self._sent.is_set():
+            self._sent.set()
+
+    def _rows(self, sendings: Iterable[Sending]) -> list[Row]:
+        now = self._now()
+        return [row(sending, now) for sending in sendings]
 
     def _send_group(self, sendings: Sequence[Sending]) -> list[str | ConflictError]:
         with self._write("send messages") as connection:
-            answers = add(connection, sendings, self._now())
-        self._sent.set()
+            answers = add(connection, self._rows(sendings))
+        self._wake()
         return answers
 
     def _start_group(self) -> Group:
@@ -164,7 +205,7 @@ class SqlStore(ABC):
     def transaction(self) -> Iterator[Transaction]:
         work = self._work()
         if work is not None:
-            outer = work.transaction()
+            outer = _transaction_of(work)
             with outer.savepoint():
                 yield outer
             return
@@ -174,7 +215,7 @@ class SqlStore(ABC):
                 yield transaction
             finally:
                 transaction.end()
-        self._sent.set()
+        self._wake()
 
     # Waiting messages and dead letters
 
@@ -190,7 +231,7 @@ class SqlStore(ABC):
     def move(self, message_id: str, *, delay: float = 0.0, at: datetime | None = None) -> bool:
         with self._write("move a message") as connection:
             is_moved = letters.move(connection, self._now(), message_id, delay, at)
-        self._sent.set()
+        self._wake()
         return is_moved
 
     def dead(
@@ -210,13 +251,13 @@ class SqlStore(ABC):
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
         with self._write("retry a dead letter") as connection:
             is_known = letters.retry(connection, self._now(), dead_letter_id, message)
-        self._sent.set()
+        self._wake()
         return is_known
 
     def drop(self, dead_letter_id: int) -> bool:
         with self._write("drop a dead letter") as connection:
             is_known = letters.drop(connection, self._now(), dead_letter_id)
-        self._sent.set()
+        self._wake()
         return is_known
 
     # Looking
@@ -274,7 +315,7 @@ class SqlStore(ABC):
             return claims.settle(_connection_of(transaction), self._now(), token, settlements)
         with self._write("settle messages") as connection:
             lost = claims.settle(connection, self._now(), token, settlements)
-        self._sent.set()
+        self._wake()
         return lost
 
     def extend(self, tokens: Iterable[str], lease: float) -> None:
@@ -294,7 +335,7 @@ class SqlStore(ABC):
                 return 0
         with self._write("send what is scheduled") as connection:
             count = schedule.fire(connection, self._now())
-        self._sent.set()
+        self._wake()
         return count
 
     def next_due(self) -> float | None:
@@ -332,6 +373,15 @@ class SqlStore(ABC):
         if group is not None:
             group.close()
         self._pool.close()
+
+
+def _transaction_of(work: Work) -> Transaction:
+    """Return the transaction of a handler, which may open it here and now as if it were outside."""
+    token = WORK.set(None)
+    try:
+        return work.transaction()
+    finally:
+        WORK.reset(token)
 
 
 def _given(**conditions: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic_core import to_json as dump_json
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import SQLITE, VERSION, Insert, Update
-from messagebus.delivery.sql import RETENTION, SqlStore
+from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Claim
 from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFileError, StoreUnavailableError
 
@@ -37,9 +37,6 @@ if has_wal_reset_bug(sqlite3.sqlite_version_info):
         driver = pysqlite3
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
-TIMEOUT: Final = 30.0
-"""Seconds to wait for others who keep the file locked."""
-
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
 _SETTINGS: Final = (
@@ -141,22 +138,18 @@ class SqliteStore(SqlStore):
     ) -> None:
         self._path = os.path.realpath(path)
         self._timeout = timeout
-        self._lock = FileLock(f"{self._path}-lock", timeout)
-        super().__init__(self._connect, clock, retention)
-        with self._errors("open the store"):
-            self._create_file()
-            with self._read("open the store") as connection, self._alone("open the store"):
-                _prepare_file(connection, self._path)
-
-    def _create_file(self) -> None:
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        self._file_lock = FileLock(f"{self._path}-lock", timeout)
+        super().__init__(clock, retention)
+        with self._read("open the store") as connection, self._alone("open the store"):
+            _prepare_file(connection, self._path)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
             why = "the process was forked while a transaction was open, and SQLite in it has its parent's locks"
             raise DispatchError("use this store", why, "Fork when no transaction is open, or start the child anew.")
         with self._alone("open the store"):
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             raw = driver.connect(
                 self._path, isolation_level=None, timeout=self._timeout, check_same_thread=False, cached_statements=256
             )
@@ -166,52 +159,32 @@ class SqliteStore(SqlStore):
 
     def _restart(self) -> None:
         super()._restart()
-        self._lock.restart()
+        self._file_lock.restart()
 
     def _close(self, connection: Connection) -> None:
         # The last one to close a file checkpoints it.
         with self._alone("close the store"):
             connection.close()
 
+    def _lock(self, what: str) -> None:
+        self._file_lock.acquire(what)
+
+    def _unlock(self) -> None:
+        self._file_lock.release()
+
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
-        if self._lock.is_mine():
+        if self._file_lock.is_mine():
             yield
             return
-        self._lock.acquire(what)
+        self._lock(what)
         try:
             yield
         finally:
-            self._lock.release()
+            self._unlock()
 
-    @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
-        with self._errors(what), self._pool.connection() as connection:
-            self._lock.acquire(what)
-            try:
-                connection.begin()
-                try:
-                    yield connection
-                    connection.commit()
-                except BaseException:
-                    connection.rollback()
-                    raise
-            finally:
-                self._lock.release()
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except driver.Error as error:
-            meant = _meaning(error, what, self._path)
-            if meant is None:
-                raise
-            raise meant from error
-        except OSError as error:
-            if isinstance(error, StoreError) or error.filename not in (self._path, f"{self._path}-lock"):
-                raise
-            raise StoreUnavailableError(what, f"{error.filename}: {error.strerror}") from error
+    def _meaning(self, error: Exception, what: str) -> Exception | None:
+        return _meaning(error, what, self._path)
 
     def claim(self, limit: int, lease: float) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
@@ -219,8 +192,8 @@ class SqliteStore(SqlStore):
 
     def close(self) -> None:
         super().close()
-        if not self._lock.is_mine():
-            self._lock.close()
+        if not self._file_lock.is_mine():
+            self._file_lock.close()
 
 
 class MemoryStore(SqliteStore):
@@ -230,9 +203,9 @@ class MemoryStore(SqliteStore):
         self, *, clock: Callable[[], float] = time.time, retention: float = RETENTION, timeout: float = TIMEOUT
     ) -> None:
         self._path = ":memory:"
-        self._lock = FileLock(None, timeout)
+        self._file_lock = FileLock(None, timeout)
         self._raw = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
-        SqlStore.__init__(self, self._connect, clock, retention)
+        SqlStore.__init__(self, clock, retention)
         _create_tables(SqliteConnection(self._raw))
 
     def _connect(self) -> SqliteConnection:
@@ -248,7 +221,7 @@ class MemoryStore(SqliteStore):
 
     @contextmanager
     def _read(self, what: str) -> Iterator[Connection]:
-        with super()._read(what) as connection, self._alone(what):
+        with self._connection(what) as connection, self._alone(what):
             yield connection
 
     def close(self) -> None:
@@ -318,8 +291,12 @@ _UNAVAILABLE: Final = {
 _DAMAGED: Final = {11: "it is damaged", 26: "it is no SQLite database"}
 
 
-def _meaning(error: Any, what: str, path: str) -> StoreError | StoreFileError | None:
-    """Return what an error of SQLite is to the caller; None if it is the caller's own."""
+def _meaning(error: Exception, what: str, path: str) -> Exception | None:
+    """Return what an error of SQLite, or of the lock file, is to the caller; None if it is the caller's own."""
+    if isinstance(error, OSError) and error.filename in (path, f"{path}-lock"):
+        return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
+    if not isinstance(error, driver.Error):
+        return None
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _BUSY:
         return StoreBusyError(what, f"{_BUSY[code]} ({path})")

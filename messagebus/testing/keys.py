@@ -151,6 +151,18 @@ class KeyLaws(Laws):
         assert store.retry(letter.id)
         assert letter.message_id == finish(store).id
 
+    def test_replay_waits_for_the_one_in_flight(self, store: Store) -> None:
+        """[D5] Tried again after those behind it went on, it is not handled beside one of them."""
+        store.send_many(orders("o-1", "o-2", "o-3"), key=KEY)
+        dies(store, parks=False)
+        token, message = take_one(store)
+        store.retry(store.dead()[0].id)
+
+        assert () == take(store)
+
+        end(store, token, message)
+        assert [["o-1"], ["o-3"]] == [order_ids([finish(store)]) for _ in range(2)]
+
     def test_workers_keep_the_order_of_each_key(self, store: Store, another: Callable[[], Store]) -> None:
         """[D5] Several workers, many keys: each message once, and per key in order."""
         keys, each = 10, 12

@@ -164,7 +164,9 @@ class Handling:
     def transaction(self) -> Transaction:
         """Open the transaction of the acknowledgement."""
         if self._transaction is None:
+            outside = WORK.set(None)
             self._transaction = self.open.enter_context(self.store.transaction())
+            WORK.reset(outside)
         return self._transaction
 
     def __enter__(self) -> Self:

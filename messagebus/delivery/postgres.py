@@ -1,0 +1,216 @@
+"""A store in PostgreSQL, which many machines share."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.schema import POSTGRES, VERSION, Insert, Update
+from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.errors import (
+    ConfigurationError,
+    DispatchError,
+    StoreBusyError,
+    StoreFileError,
+    StoreUnavailableError,
+)
+
+try:
+    import psycopg
+    import sqlalchemy
+    from psycopg.pq import TransactionStatus
+except ImportError as missing:
+    why = f"{missing.name} is not installed"
+    remedy = "Install it: pip install 'pydantic-messagebus[postgres]'."
+    raise ConfigurationError("open a store on PostgreSQL", why, remedy) from None
+
+__all__ = ["PostgresStore"]
+
+# One number for each table of messages, which no other use of advisory locks is likely to take.
+_LINE: Final = """
+    SELECT pg_advisory_xact_lock(7824502126 * 1000000000 + CAST(CAST(CAST('mb_message' AS regclass) AS oid) AS bigint))
+"""
+_SCHEMA_LINE: Final = "SELECT pg_advisory_xact_lock(7824502126)"
+
+
+class PostgresConnection:
+    """One connection to a server, as the verbs of a store need it."""
+
+    def __init__(self, core: sqlalchemy.Connection) -> None:
+        self.core = core
+        self.raw: psycopg.Connection[Row] = core.connection.driver_connection  # type: ignore[assignment]
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
+        return [tuple(row) for row in self.core.execute(_STATEMENTS[sql], parameters)]
+
+    def change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        return self.core.execute(_STATEMENTS[sql], parameters).rowcount
+
+    def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
+        columns = dict(zip(statement.columns, map(list, zip(*rows, strict=True)), strict=True))
+        return self.change(statement.postgres, columns)
+
+    def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
+        result = self.core.execute(sqlalchemy.text(statement), parameters or None)
+        rows = [tuple(row) for row in result] if result.returns_rows else []
+        if self.raw.info.transaction_status == TransactionStatus.IDLE:
+            why = "the statement has ended it"
+            raise DispatchError("go on with this transaction", why, "Leave BEGIN, COMMIT and ROLLBACK to the store.")
+        return rows
+
+    def list(self, values: Sequence[Any]) -> Any:
+        return [*values]
+
+    def wait_in_line(self) -> None:
+        self.rows(_LINE)
+
+    def begin(self) -> None:
+        self.change("BEGIN ISOLATION LEVEL READ COMMITTED", {})
+
+    def commit(self) -> None:
+        if self.raw.info.transaction_status == TransactionStatus.INERROR:
+            why = "a statement in it has failed, and PostgreSQL would roll it back without a word"
+            raise DispatchError("commit a transaction", why, "Have what may fail in a savepoint().")
+        self.change("COMMIT", {})
+
+    def rollback(self) -> None:
+        with suppress(sqlalchemy.exc.SQLAlchemyError):
+            self.change("ROLLBACK", {})
+
+    def close(self) -> None:
+        with suppress(sqlalchemy.exc.SQLAlchemyError):
+            self.core.close()
+
+
+class _Statements(dict[str, sqlalchemy.TextClause]):
+    def __missing__(self, sql: str) -> sqlalchemy.TextClause:
+        statement = self[sql] = sqlalchemy.text(POSTGRES.translate(sql))
+        return statement
+
+
+_STATEMENTS: Final = _Statements()
+
+
+class PostgresStore(SqlStore):
+    """A store in the tables of a PostgreSQL database, in the first schema of its search path.
+
+    Leases, and what is due, go by the clock of the server: how far it is from the one here is measured with each
+    connection. A send whose connection is lost while it commits may have been stored all the same; with a ``dedup``
+    key, or an envelope with an id, it can be repeated without harm.
+
+    Args:
+        address: ``user:password@host:port/database?option=...``, as in a URL of SQLAlchemy.
+        clock: seconds since the epoch, instead of the server's clock; for tests.
+        retention: seconds for which workers keep the history of finished messages.
+        timeout: seconds to wait for a lock, and for a connection.
+
+    Raises:
+        StoreFileError: If there are tables of others under our names, or those of a newer version.
+        StoreUnavailableError: If the server cannot be reached.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        retention: float = RETENTION,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._timeout = timeout
+        self._skew = 0.0
+        try:
+            url = sqlalchemy.make_url(f"postgresql+psycopg://{address}")
+        except (sqlalchemy.exc.ArgumentError, ValueError):
+            remedy = "Write postgresql+psycopg://user@host/database."
+            raise ConfigurationError("open a store", "its address is no URL", remedy) from None
+        self._engine = sqlalchemy.create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            poolclass=sqlalchemy.NullPool,
+            hide_parameters=True,
+            connect_args={"connect_timeout": max(1, round(timeout))},
+        )
+        super().__init__(self._server_time if clock is time.time else clock, retention)
+        with self._write("open a store on PostgreSQL") as connection:
+            _prepare_schema(connection)
+
+    def _server_time(self) -> float:
+        return time.time() + self._skew
+
+    def _connect(self) -> Connection:
+        connection = PostgresConnection(self._engine.connect())
+        connection.change(
+            "SELECT set_config('lock_timeout', :timeout, false)", {"timeout": f"{round(self._timeout * 1000)}ms"}
+        )
+        before = time.time()
+        server, durability = connection.rows(
+            "SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision), current_setting('synchronous_commit')"
+        )[0]
+        self._skew = server - (before + time.time()) / 2
+        if durability == "off":  # Then what was acknowledged could be lost (law D1).
+            connection.change("SET synchronous_commit = on", {})
+        return connection
+
+    def _meaning(self, error: Exception, what: str) -> Exception | None:
+        if not isinstance(error, sqlalchemy.exc.DBAPIError):
+            return None
+        meant = _meaning(error, what)
+        if isinstance(meant, StoreUnavailableError):
+            self._pool.close_idle()
+        return meant
+
+    def close(self) -> None:
+        super().close()
+        self._engine.dispose()
+
+
+def _prepare_schema(connection: Connection) -> None:
+    connection.rows(_SCHEMA_LINE)
+    ours = "SELECT to_regclass('mb_meta') IS NOT NULL, to_regclass('mb_message') IS NOT NULL"
+    has_meta, has_messages = connection.rows(ours)[0]
+    what = "open a store on PostgreSQL"
+    if has_meta:
+        version = connection.rows("SELECT max(version) FROM mb_meta")[0][0]
+        if version != VERSION:
+            why = f"its tables are of version {version}, and this library knows {VERSION}"
+            raise StoreFileError(what, why, "Update pydantic-messagebus.")
+    elif has_messages:
+        why = "its table mb_message is none of this library"
+        raise StoreFileError(what, why, "Use another database, or another schema.")
+    else:
+        for statement in POSTGRES.tables():
+            connection.change(statement, {})
+
+
+# Errors
+
+_BUSY: Final = {
+    "55P03": "others kept it locked for too long",
+    "40P01": "it and others waited for each other",
+    "40001": "others changed the same at the same time",
+}
+_UNAVAILABLE: Final = {
+    "08": "the connection was lost",
+    "25": "the server is read-only",
+    "28": "the server does not let us in",
+    "3D": "the server has no such database",
+    "53": "the server has no more room, or no more connections",
+    "57": "the server is shutting down or starting",
+    "58": "the server has a problem with its disk",
+}
+
+
+def _meaning(error: sqlalchemy.exc.DBAPIError, what: str) -> Exception | None:
+    """Return what an error of PostgreSQL is to the caller; None if it is the caller's own."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state in _BUSY:
+        return StoreBusyError(what, _BUSY[state])
+    if state is None:
+        is_lost = error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
+        return StoreUnavailableError(what, "the server cannot be reached") if is_lost else None
+    if state[:2] == "25" and state != "25006":
+        return None
+    known = _UNAVAILABLE.get(state[:2])
+    return StoreUnavailableError(what, f"{known} ({state})") if known else None
