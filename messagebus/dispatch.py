@@ -100,7 +100,6 @@ class Run:
 
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
-    _is_single = False  # A worker runs one message, and stores what that leads to.
     _scope: logs.Scope
     _in_hand: Delivery | None
     _count = 0
@@ -197,7 +196,7 @@ class Run:
                     yield delivery
                 if overflow is not None:
                     raise overflow
-                if not self._waiting or self._is_single:
+                if not self._waiting:
                     delivery = self._in_hand = None
                 else:
                     delivery = self._in_hand = self._waiting.popleft()

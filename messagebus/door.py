@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json
+from pydantic import ValidationError
+from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json, to_json
 
 from messagebus.envelope import CloudEvent, Envelope
 from messagebus.errors import InvalidMessageError, MessageTooLargeError, UnknownMessageError, full_name, near_misses
 from messagebus.messages import Message
-from messagebus.shapes import find_unfit_value, is_suspect, shape_of
+from messagebus.shapes import COLLIDING, bounded, find_unfit_value, is_suspect, shape_of
 
 __all__ = ["MAX_BYTES", "Door", "check_again"]
 
@@ -28,7 +28,8 @@ _MAX_LISTED = 20
 # Of more errors than these not even the first are listed: to build the list takes longer than to parse the payload.
 _MAX_COUNTED = 200
 _MAX_ATTRIBUTES = 100
-_MANY_FIELDS = 10_000
+_MANY_MEMBERS = 10_000
+_LARGE_OBJECT = 1_000
 
 
 class Door:
@@ -43,7 +44,7 @@ class Door:
         choices: dict[Any, core_schema.CoreSchema] = {}
         definitions: dict[str, core_schema.CoreSchema] = {}
         for name, cls in names.items():
-            schema: Any = cls.__pydantic_core_schema__
+            schema = bounded(cls.__pydantic_core_schema__)
             if schema["type"] == "definitions":
                 definitions.update((inner["ref"], inner) for inner in schema["definitions"])
                 schema = schema["schema"]
@@ -51,60 +52,60 @@ class Door:
             fields = {"type": anything, "data": core_schema.typed_dict_field(data), "data_base64": nothing}
             choices[name] = core_schema.typed_dict_schema(fields, extra_behavior="allow")
         union = core_schema.tagged_union_schema(choices, "type")
-        self._validator = SchemaValidator(core_schema.definitions_schema(union, list(definitions.values())))
+        schema = core_schema.definitions_schema(union, list(definitions.values()))
+        # A prebuilt validator is the class's own, which is not bounded.
+        self._validator = SchemaValidator(schema, _use_prebuilt=False)
 
     def read(self, mapping: Mapping[str, Any]) -> tuple[Message, Envelope | None]:
         """Return the message in a mapping, and its envelope if it is a CloudEvent."""
         if not isinstance(mapping, Mapping):
             raise InvalidMessageError("", (("", "it is no mapping"),), hint=_WIRE_FORM)
         mapping = dict(mapping)
-        self._refuse_flood(mapping)
-        self._refuse_unfit(mapping)
+        _refuse_unfit(mapping)
+        self._refuse_flood(mapping, self._validator.validate_python)
         return self._admit(self._validator.validate_python, mapping)
 
     def read_json(self, payload: bytes | str, max_bytes: int) -> tuple[Message, Envelope | None]:
         """Do as `read` with JSON, which is measured before it is parsed."""
-        if isinstance(payload, str) and len(payload) <= max_bytes:
+        size = len(payload)
+        if isinstance(payload, str) and size <= max_bytes:
             payload = payload.encode(errors="surrogatepass")
-        if len(payload) > max_bytes or isinstance(payload, str):
-            raise MessageTooLargeError(len(payload), max_bytes)
-        has_many = payload.count(b'":') > _MANY_FIELDS
-        if has_many or (not self._is_exact and is_suspect(payload)):
-            wire = _parsed(payload)
-            if has_many:
-                self._refuse_flood(wire)
-            if not self._is_exact:
-                self._refuse_unfit(wire)
-            del wire  # Before pydantic makes its own.
+            size = len(payload)
+        if size > max_bytes:
+            raise MessageTooLargeError(size, max_bytes)
+        if size > _MANY_MEMBERS or not self._is_exact:
+            self._look_at(payload)
         return self._admit(self._validator.validate_json, payload)
 
-    def _refuse_flood(self, wire: Any) -> None:
-        """Refuse thousands of unknown fields before pydantic makes an error of each, which takes more memory."""
+    def _look_at(self, payload: Any) -> None:
+        """Parse what may hold what no message may, or very many unknown fields, and refuse it if it does."""
+        has_many = payload.count(b":") > _MANY_MEMBERS
+        if has_many or (not self._is_exact and is_suspect(payload)):
+            wire = _parsed(payload)
+            if not self._is_exact:
+                _refuse_unfit(wire)
+            if has_many:
+                self._refuse_flood(wire, lambda part: self._validator.validate_json(to_json(part)))
+
+    def _refuse_flood(self, wire: Any, validate: Callable[[Any], object]) -> None:
+        """Refuse thousands of unknown fields by a part of them: an error of each takes more memory than all else."""
         cls = self.names.get(str(wire.get("type"))) if isinstance(wire, dict) else None
-        if cls is None:
+        if cls is None or not _has_large_object(wire):
             return
-        todo: list[tuple[type[BaseModel], Any]] = [(cls, wire.get("data"))]
-        while todo:
-            model, data = todo.pop()
-            if not isinstance(data, dict):
-                continue
-            fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-            count = sum(name not in fields for name in data) if len(data) > _MANY_FIELDS else 0
-            if count > _MAX_COUNTED and model.model_config.get("extra") == "forbid":
-                raise InvalidMessageError(full_name(cls), (("", f"it has {count:,} unknown fields"),))
-            todo += [(kind, data.get(name)) for name, annotation in fields.items() for kind in _models_in(annotation)]
-
-    def _refuse_unfit(self, wire: Any) -> None:
-        cls = self.names.get(str(wire.get("type"))) if isinstance(wire, Mapping) else None
-        why = find_unfit_value(wire, counts_texts=cls is not None and shape_of(cls).is_open)
-        if why is not None:
-            raise InvalidMessageError("", (("", f"it {why}"),))
-
-    def _admit(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
         refusal: InvalidMessageError | None = None
         try:
+            validate(_without_most(wire, shape_of(cls).words | _TYPE_AND_DATA))
+        except ValidationError as error:
+            refusal = self._refusal(error) if error.error_count() > _MAX_COUNTED else None
+        except Exception:  # noqa: BLE001 - a validator of the user's, which will say the same of the whole
+            return
+        if refusal is not None:
+            raise refusal
+
+    def _admit(self, validate: Callable[[Any], dict[str, Any]], payload: Any) -> tuple[Message, Envelope | None]:
+        try:
             wire = validate(payload)
-            return wire["data"], None if len(wire) == len(_TYPE_AND_DATA) else self._envelope(wire)
+            return wire["data"], None if len(wire) == _BARE else self._envelope(wire)
         except ValidationError as error:
             refusal = self._refusal(error)
         except InvalidMessageError:
@@ -131,7 +132,7 @@ class Door:
     def _refusal(self, error: ValidationError) -> InvalidMessageError:
         """Say what pydantic found in a payload, in paths and reasons that repeat nothing of it."""
         if error.error_count() > _MAX_COUNTED:
-            why = f"it has {error.error_count():,} wrong or unknown fields and items"
+            why = f"it has more than {_MAX_COUNTED} wrong or unknown fields and items"
             return InvalidMessageError("", (("", why),), error.error_count())
         match error.errors(include_url=False)[0]:
             case {"type": "union_tag_invalid", "loc": (), "input": {"type": str(name)}}:
@@ -144,12 +145,30 @@ class Door:
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
+_BARE = len(_TYPE_AND_DATA)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+def _refuse_unfit(wire: Any) -> None:
+    why = find_unfit_value(wire)
+    if why is not None:
+        raise InvalidMessageError("", (("", f"it {why}"),))
+
+
+def _has_large_object(value: Any) -> bool:
+    is_object = isinstance(value, dict)
+    parts = value.values() if is_object else value
+    inner = [part for part in parts if isinstance(part, dict | list | tuple)]
+    return (is_object and len(value) > _LARGE_OBJECT) or any(map(_has_large_object, inner))
+
+
+def _without_most(value: Any, words: frozenset[str]) -> Any:
+    """Return a copy of parsed JSON in which objects have but a few members whose names are none of the words."""
+    if isinstance(value, list | tuple):
+        return [_without_most(part, words) for part in value]
+    if not isinstance(value, dict):
+        return value
+    left_out = {*[name for name in value if name not in words][_MAX_COUNTED + 1 :]}
+    return {name: _without_most(part, words) for name, part in value.items() if name not in left_out}
 
 
 def _parsed(payload: bytes) -> Any:
@@ -205,6 +224,8 @@ def _field_errors(
 
 def _reason(one: Mapping[str, Any]) -> str:
     """Return what is wrong in pydantic's own words, which a custom error may have replaced by words with the value."""
+    if one["msg"] == COLLIDING:
+        return COLLIDING
     if one["type"] == "union_tag_invalid":
         return "Its tag is none of the expected ones"
     context = one.get("ctx", {})

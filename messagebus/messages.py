@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticSerializationError
-from pydantic_core import to_json as dump_json
 
 from messagebus.errors import MessageClassError, NotAMessageError, UnwritableMessageError, full_name, near_misses
 from messagebus.shapes import HIDDEN, MASK, STANDARD, Shape, bound, find_unfit, schemas_in, shape_of
@@ -133,39 +132,38 @@ def to_json(messages: Message | Iterable[Message]) -> bytes:
         UnwritableMessageError: If a value has no JSON, or would come back changed, as a ``SecretStr`` would.
     """
     # To ask a list whether it is a Message takes longer than to write one.
-    several: list[Message] = []
-    if isinstance(messages, list) or not isinstance(messages, Message):
+    if not isinstance(messages, list):
+        if isinstance(messages, Message):
+            return _wire(messages)
         if not isinstance(messages, Iterable):
             raise NotAMessageError(full_name(type(messages)))
-        several.extend(messages)
-    else:
-        several.append(messages)
-    try:
-        wire = [_wire(message) for message in several]
-        return dump_json(wire[0] if several and several[0] is messages else wire)
-    except PydanticSerializationError:
-        for message in several:
-            _prove(message)
-        raise
+    return b"[" + b",".join([_wire(message) for message in messages]) + b"]"
 
 
-def _wire(message: Message) -> dict[str, Any]:
+def _wire(message: Message) -> bytes:
     cls = type(message)
     try:
         shape = cls.__shape__ or shape_of(cls)
     except AttributeError:
         raise NotAMessageError(full_name(cls)) from None
-    if not shape.is_exact:
-        _prove(message)
-    return {"type": cls.__wire_name__, "data": message}
+    try:
+        data = _written(message) if shape.is_exact else _proven(message)
+    except PydanticSerializationError:
+        data = _proven(message)
+    return shape.opening + data + b"}"
 
 
-def _prove(message: Message) -> None:
+def _written(message: Message) -> bytes:
+    return message.__pydantic_serializer__.to_json(message, by_alias=True, warnings=False)
+
+
+def _proven(message: Message) -> bytes:
+    """Write a message, if what is written reads back equal."""
     cls = type(message)
     with suppress(Exception):  # Serialisers, validators and __eq__ may be the user's; _culprit says what failed.
-        data = dump_json(message)
+        data = _written(message)
         if find_unfit(b"[%b]" % data) is None and cls.__pydantic_validator__.validate_json(data) == message:
-            return
+            return data
     raise UnwritableMessageError(full_name(cls), *_culprit(message)) from None
 
 
@@ -186,7 +184,7 @@ def _culprit(message: Message) -> tuple[str, str]:
         if unfit is not None:
             return name, unfit
     try:
-        back = cls.__pydantic_validator__.validate_json(dump_json(message))
+        back = cls.__pydantic_validator__.validate_json(_written(message))
         changed = (name for name in cls.model_fields if getattr(back, name) != getattr(message, name))
         return next(changed, ""), "would read back as another value"
     except ValidationError as error:

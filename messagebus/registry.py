@@ -67,6 +67,12 @@ class Plan:
     async_handler: Handler | None
 
 
+class Fakes(tuple[Handler, ...]):
+    """Handlers that stand for all that a class has, those of its bases too."""
+
+    __slots__ = ()
+
+
 class Snapshot(dict[type, Plan]):
     """A registry at one moment, which never changes; plans are worked out when a class is first met."""
 
@@ -79,12 +85,10 @@ class Snapshot(dict[type, Plan]):
     def __missing__(self, cls: type) -> Plan:
         if not issubclass(cls, Command | Event | ReturnMessage):
             raise NotAMessageError(full_name(cls))
-        found = [
-            handler
-            for base in cls.__mro__
-            for handler in self.handlers.get(base, ())
-            if base is cls or handler.takes_subclasses
-        ]
+        own = self.handlers.get(cls, ())
+        bases = () if isinstance(own, Fakes) else cls.__mro__[1:]
+        inherited = [one for base in bases for one in self.handlers.get(base, ()) if one.takes_subclasses]
+        found = [*own, *inherited]
         check = check_again if cls.model_config.get("revalidate_instances") == "always" else _pass
         if not found and (issubclass(cls, Command) or (self.strict and issubclass(cls, Event))):
             check = self._refuse
@@ -118,17 +122,31 @@ def _pass(message: Message) -> None:
     """Let any message be dispatched."""
 
 
+class _OnDemand:
+    """Copies a registry when it is looked at, not at every change; then the copy is an attribute like any other."""
+
+    def __get__(self, registry: "Registry", owner: object) -> Snapshot:
+        with registry._lock:
+            snapshot = Snapshot(dict(registry._handlers), dict(registry._names), strict=registry.strict)
+            registry.__dict__["snapshot"] = snapshot
+        return snapshot
+
+
 class Registry:
     """Message classes with their wire names and handlers. Safe to change from any thread; a run sees old or new.
 
     With ``strict=True`` an event without handler is an error too.
     """
 
+    snapshot = _OnDemand()
+    """The registry as it is now."""
+
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self._lock = RLock()
         self._order = count()
-        self.snapshot = Snapshot({}, {}, strict=strict)
+        self._handlers: dict[type[Message], tuple[Handler, ...]] = {}
+        self._names: dict[str, type[Message]] = {}
 
     # Registering
 
@@ -180,40 +198,43 @@ class Registry:
 
     def _add(self, additions: Mapping[type[Message], tuple[Handler, ...]]) -> None:
         with self._lock:
-            handlers, names = dict(self.snapshot.handlers), dict(self.snapshot.names)
-            for cls in additions:
-                _take_name(names, cls)
-                handlers.setdefault(cls, ())
+            changed = {cls: self._handlers.get(cls, ()) for cls in additions}
             new = [(cls, handler) for cls, several in additions.items() for handler in several]
             for cls, handler in sorted(new, key=lambda pair: pair[1].order):
-                for old in handlers[cls]:
-                    if issubclass(cls, Command) or old.function == handler.function:
-                        raise DuplicateHandlerError(full_name(cls), str(old), str(handler))
-                handlers[cls] = (*handlers[cls], replace(handler, order=next(self._order)))
-            self.snapshot = Snapshot(handlers, names, strict=self.strict)
+                old = changed[cls]
+                for one in old:
+                    if issubclass(cls, Command) or one.function == handler.function:
+                        raise DuplicateHandlerError(full_name(cls), str(one), str(handler))
+                changed[cls] = type(old)((*old, replace(handler, order=next(self._order))))
+            self._change(changed)
 
     @contextmanager
     def override(self, message_class: type[M], *handlers: Callable[[M], Any]) -> Iterator[None]:
-        """Within the ``with`` block, let these handlers stand for all that the class has; for tests."""
+        """Within the ``with`` block, let these handlers stand for all that the class has; for tests.
+
+        Handlers of its bases that take subclasses are among those.
+        """
         _check_class(message_class, has_handler=True, subclasses=False)
-        fakes = tuple(replace(_describe(handler), order=next(self._order)) for handler in handlers)
+        fakes = Fakes(replace(_describe(handler), order=next(self._order)) for handler in handlers)
         with self._lock:
-            before = self.snapshot.handlers.get(message_class)
-            self._replace(message_class, fakes)
+            before = self._handlers.get(message_class)
+            self._change({message_class: fakes})
         try:
             yield
         finally:
             with self._lock:
-                self._replace(message_class, before)
+                if before is None:
+                    del self._handlers[message_class], self._names[wire_name(message_class)]
+                self._change({} if before is None else {message_class: before})
 
-    def _replace(self, cls: type[Message], handlers: tuple[Handler, ...] | None) -> None:
-        changed, names = dict(self.snapshot.handlers), dict(self.snapshot.names)
-        if handlers is None:
-            del changed[cls], names[wire_name(cls)]
-        else:
-            changed[cls] = handlers
-            _take_name(names, cls)
-        self.snapshot = Snapshot(changed, names, strict=self.strict)
+    def _change(self, changed: Mapping[type[Message], tuple[Handler, ...]]) -> None:
+        for cls in changed:
+            holder = self._names.get(wire_name(cls), cls)
+            if holder is not cls:
+                raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({_place(c)})" for c in (holder, cls)))
+        self._names.update((wire_name(cls), cls) for cls in changed)
+        self._handlers.update(changed)
+        self.__dict__.pop("snapshot", None)
 
     def check(self) -> list[str]:
         """Return what is likely wrong with the whole, a sentence each: to be empty in an application's own tests."""
@@ -275,12 +296,6 @@ def _check_class(cls: Any, *, has_handler: bool, subclasses: bool) -> None:
     else:
         return
     raise MessageClassError(what, why, remedy)
-
-
-def _take_name(names: dict[str, type[Message]], cls: type[Message]) -> None:
-    holder = names.setdefault(wire_name(cls), cls)
-    if holder is not cls:
-        raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({_place(c)})" for c in (holder, cls)))
 
 
 def _describe(function: Callable[..., Any], *, subclasses: bool = False, blocking: bool = False) -> Handler:

@@ -1,5 +1,6 @@
 """What the types of a message tell: what is private, what its JSON can hold, what of a payload may be repeated."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SecretBytes, SecretStr
 from pydantic.errors import PydanticUndefinedAnnotation
-from pydantic_core import CoreSchema, core_schema, from_json
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema, from_json, to_json
 
 from messagebus.errors import MessageClassError, full_name
 
@@ -58,7 +59,8 @@ class _Found(list[str]):
 # Schemas
 
 _MODELS = frozenset({"model", "dataclass", "typed-dict", "definitions", "definition-ref"})
-_SKIPPED = frozenset({"serialization", "metadata", "default", "config"})
+_SKIPPED = frozenset({"serialization", "metadata", "default", "config", "expected", "members"})
+_NAMED = frozenset({"fields", "choices"})
 Part = tuple[str, Any, bool]
 _JSON_FORM = {"json-or-python": "json_schema", "lax-or-strict": "lax_schema"}
 
@@ -77,9 +79,13 @@ def schemas_in(node: Any, field: str = "", *, own: bool = False, written: bool =
         yield from ((field, node[key], written) for key in ("serialization",) if key in node)
         form = _JSON_FORM.get(node.get("type", ""))
         for key, part in node.items():
-            named = part.items() if key in {"fields", "choices"} and isinstance(part, dict) else [("", part)]
+            named = part.items() if _is_named(node, key) else [("", part)]
             for name, inner in named if key not in _SKIPPED and form in {None, key} else ():
                 yield from schemas_in(inner, field or str(name), own=own, written=written)
+
+
+def _is_named(node: dict[str, Any], key: str) -> bool:
+    return key in _NAMED and isinstance(node.get(key), dict)
 
 
 def bound(node: dict[str, Any]) -> None:
@@ -97,6 +103,84 @@ def bound(node: dict[str, Any]) -> None:
         node["validate_default"] = False
 
 
+# What a payload may cost
+
+_HASHED_PARTS = {"dict": "keys_schema", "set": "items_schema", "frozenset": "items_schema"}
+_SAFE_TO_HASH = frozenset({"any", "str", "bytes", "bool", "float", "none", "literal", "enum", "date"})
+_MANY_PARTS = 1_000
+_MAX_COLLIDING = 32
+COLLIDING: Final = "More than 32 different items or keys of it have the same hash"
+
+
+def bounded(node: Any) -> Any:
+    """Return a copy of a schema by which what was chosen to be slow costs no more than anything else.
+
+    A container ends with its first error, and is not filled with many items or keys of one hash: of some types whoever
+    sends them chooses the hash, and a mebibyte of such takes seconds.
+    """
+    if isinstance(node, list | tuple):
+        return type(node)(map(bounded, node))
+    if not isinstance(node, dict):
+        return node
+    copy = {key: part if key in _SKIPPED else bounded(part) for key, part in node.items()}
+    copy |= {key: {name: bounded(inner) for name, inner in node[key].items()} for key in _NAMED if _is_named(node, key)}
+    if node.get("type") in {"list", "tuple", "set", "frozenset", "dict"}:
+        copy["fail_fast"] = True
+    part = _HASHED_PARTS.get(node.get("type", ""))
+    return copy if part is None or part not in node or _is_safe_to_hash(node[part]) else _guarded(copy, part)
+
+
+def _is_safe_to_hash(node: dict[str, Any]) -> bool:
+    """Say whether few values of one hash are to be had: of text it is not known, of short integers there are none."""
+    limits = [node[key] for key in ("le", "lt", "ge", "gt") if key in node]
+    is_short = node.keys() & {"le", "lt"} and node.keys() & {"ge", "gt"} and max(map(abs, limits)) <= _INT64
+    return node["type"] in _SAFE_TO_HASH or (node["type"] == "int" and bool(is_short))
+
+
+class _Part:
+    """An item or a key that is not hashed yet."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _guarded(node: dict[str, Any], part: str) -> CoreSchema:
+    """Return a schema that looks at the hashes of all parts before a set or dict is made of them."""
+    kind, ref = node["type"], node.pop("ref", None)
+    # Of a set they limit what is left when equal items are one.
+    limits = {key: node.pop(key) for key in ("min_length", "max_length") if key in node and kind != "dict"}
+    node[part] = core_schema.no_info_after_validator_function(_Part, node[part])
+    steps: list[Any] = [node, core_schema.no_info_plain_validator_function(_unpacked)]
+    if limits:
+        steps.append({"type": kind, **limits})
+    return core_schema.chain_schema(steps, ref=ref)
+
+
+def _unpacked(parts: Any) -> Any:
+    values = [part.value for part in parts]
+    try:
+        if len(values) > _MANY_PARTS:
+            _refuse_collisions(values)
+        if isinstance(parts, dict):
+            return dict(zip(values, parts.values(), strict=True))
+        return set(values) if isinstance(parts, set) else frozenset(values)
+    except TypeError:
+        raise PydanticKnownError("set_item_not_hashable") from None
+
+
+def _refuse_collisions(values: list[Any]) -> None:
+    often = {one for one, times in Counter(map(hash, values)).items() if times > _MAX_COLLIDING}
+    # Equal values are one, however often they come.
+    different: defaultdict[int, set[str]] = defaultdict(set)
+    for value in values if often else ():
+        if hash(value) in often:
+            different[hash(value)].add(repr(value))
+            if len(different[hash(value)]) > _MAX_COLLIDING:
+                raise PydanticCustomError("colliding", COLLIDING)
+
+
 # What the types of a message class tell
 
 
@@ -104,9 +188,9 @@ def bound(node: dict[str, Any]) -> None:
 class Shape:
     """What is known of a message class by the types of its fields alone."""
 
+    opening: bytes  # What stands before its data on the wire.
     words: frozenset[str]  # Names of fields and aliases: what an error about a payload may repeat of it.
     is_exact: bool  # Every value reads back equal from its JSON, so that nothing is tried when it is written.
-    is_open: bool  # A plain model in it takes integers of any size, from text too.
     keyed_fields: frozenset[str]  # Within these a number in a path may be a key of the payload.
     private_fields: frozenset[str]  # Private ones, and those of a secret type.
     secret_fields: frozenset[str]  # Of a type that masks itself in JSON, such as SecretStr.
@@ -152,9 +236,9 @@ def shape_of(cls: type[Any]) -> Shape:
         found = list(schemas_in(cls.__pydantic_core_schema__))
         _refuse_uncovered(cls, found)
         shape = cls.__shape__ = Shape(
+            opening=to_json({"type": cls.__wire_name__})[:-1] + b',"data":',
             words=frozenset(word for _, node, _ in found for word in _words(node)),
             is_exact=_has_exact_config(cls) and all(_is_exact(cls, node) for _, node, _ in found),
-            is_open=any(node.get("type") == "int" and not node.keys() & {"le", "lt"} for _, node, _ in found),
             keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
             private_fields=frozenset(f for f, node, _ in found if node.get("function") in _PRIVATE),
             secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
@@ -198,8 +282,8 @@ def _imports(node: dict[str, Any]) -> bool:
 def _words(node: dict[str, Any]) -> Iterator[str]:
     if isinstance(node.get("validation_alias"), str):
         yield node["validation_alias"]
-    for key in ("fields", "choices"):
-        yield from map(str, node[key] if isinstance(node.get(key), dict) else ())
+    for key in _NAMED:
+        yield from map(str, node[key] if _is_named(node, key) else ())
 
 
 def _keys(node: dict[str, Any]) -> str | None:
@@ -252,15 +336,16 @@ def private_values(message: BaseModel) -> list[str]:
 
 # The shortest integer beyond 64 bits has nineteen digits; a float that overflows has an exponent of three.
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
-_SUSPECT = (b"0" * 19, b"e000", b"e+000")
+_LONG = b"0" * 19
 _MAX_DEPTH = 190
-_MAX_TEXTS = 1_000
 
 
 def is_suspect(payload: bytes) -> bool:
     """Say whether some JSON may hold what no message may, by a look at its bytes that costs next to nothing."""
+    # What would read best, `in`, takes bytes for a number first, which costs more than the search.
     shapes = payload.translate(_DIGITS)
-    is_odd = any(part in shapes for part in _SUSPECT) or b"NaN" in payload or b"Infinity" in payload
+    is_large = shapes.find(_LONG) >= 0 or shapes.find(b"e000") >= 0 or shapes.find(b"e+000") >= 0
+    is_odd = is_large or payload.find(b"NaN") >= 0 or payload.find(b"Infinity") >= 0
     return is_odd or payload.count(b"[") + payload.count(b"{") >= _MAX_DEPTH
 
 
@@ -274,22 +359,15 @@ def find_unfit(written: bytes) -> str | None:
         return f"is nested deeper than {_MAX_DEPTH} levels"
 
 
-def find_unfit_value(value: object, *, counts_texts: bool = False) -> str | None:
-    """Do as `find_unfit` with Python values; on request look for floods of long integers as texts and keys too."""
+def find_unfit_value(value: object) -> str | None:
+    """Do as `find_unfit` with Python values."""
     todo = [(value, 1)]
-    texts = 0
     while todo:
         value, depth = todo.pop()
         if isinstance(value, dict | list | tuple | set | frozenset):
             if depth > _MAX_DEPTH:
                 return f"is nested deeper than {_MAX_DEPTH} levels"
-            keys = list(value) if isinstance(value, dict) and counts_texts else []
-            parts = value.values() if isinstance(value, dict) else value
-            todo += [(part, depth + 1) for part in (*keys, *parts)]
-        elif counts_texts and isinstance(value, str) and len(value) >= len(_SUSPECT[0]) and value.lstrip("-").isdigit():
-            texts += 1
-            if texts > _MAX_TEXTS:
-                return f"has more than {_MAX_TEXTS:,} integers beyond 64 bits as text"
+            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
         elif isinstance(value, int) and not -_INT64 <= value < _INT64:
             return "has an integer beyond 64 bits"
         elif isinstance(value, float) and not isfinite(value):

@@ -31,6 +31,7 @@ from messagebus import (
     ahandle_message,
     handle_message,
 )
+from messagebus.registry import Snapshot
 
 BUSES = [MessageBus, AsyncMessageBus]
 every_bus = pytest.mark.parametrize("bus_class", BUSES)
@@ -575,6 +576,37 @@ def test_overrides_of_one_class_nest() -> None:
     assert ["real"] == said(run(MessageBus, OrderPlaced(), registry))
 
 
+@every_bus
+def test_override_stands_for_handlers_of_bases_too(bus_class: Bus) -> None:
+    """A handler of every event would run beside the fakes, and its effects with it [L9]."""
+    registry = module("placed")
+    registry.register(Event, saying("any"), subclasses=True)
+    registry.register(BigOrderPlaced, saying("real"))
+
+    with registry.override(BigOrderPlaced, saying("fake")):
+        within = said(run(bus_class, BigOrderPlaced(), registry)), said(run(bus_class, OrderPlaced(), registry))
+        registry.register(BigOrderPlaced, saying("more"))
+        registry.register(PlaceOrder, saying("other"))
+        more = said(run(bus_class, BigOrderPlaced(), registry))
+    after = said(run(bus_class, BigOrderPlaced(), registry))
+
+    assert (["fake"], ["placed", "any"]) == within
+    assert ["fake", "more"] == more
+    assert ["any", "real"] == after
+
+
+def test_override_without_handlers_leaves_nothing_of_its_bases() -> None:
+    """Nothing is what stands for all, then [L9]."""
+    registry = Registry()
+    registry.register(Event, saying("any"), subclasses=True)
+
+    with registry.override(OrderPlaced):
+        within = run(MessageBus, OrderPlaced(), registry)
+
+    assert [] == within
+    assert ["any"] == said(run(MessageBus, OrderPlaced(), registry))
+
+
 def test_override_without_handlers_leaves_an_event_unhandled() -> None:
     """To test a command alone, its events go nowhere [L9]."""
     registry = module("real")
@@ -631,6 +663,34 @@ def test_override_takes_handlers_only(fake: Any) -> None:
         pass
 
     assert ["real"] == said(run(MessageBus, OrderPlaced(), registry))
+
+
+# Snapshots
+
+
+def test_registry_is_copied_when_it_is_looked_at_and_not_at_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise to register ten thousand classes would take fifty million steps [L9]."""
+    made: list[Snapshot] = []
+
+    class Counted(Snapshot):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr("messagebus.registry.Snapshot", Counted)
+    registry = module("a", "b")
+    registry.register(PlaceOrder, place_order)
+    registry.include(module("c"))
+    of_others = len(made)
+
+    first, again = registry.snapshot, registry.snapshot
+    registry.register(CancelOrder, place_order)
+
+    assert 1 == of_others
+    assert made[1:] == [first]
+    assert first is again
+    assert {OrderPlaced, PlaceOrder} == first.handlers.keys()
+    assert {OrderPlaced, PlaceOrder, CancelOrder} == registry.snapshot.handlers.keys()
 
 
 # check

@@ -68,15 +68,15 @@ def open_store(
     given = os.environ.get("MESSAGEBUS_URL", "") if url is None else url
     scheme, _, rest = given.partition("://")
     if scheme == "memory" and not rest:
-        from messagebus.delivery.sqlite import MemoryStore
+        from messagebus.delivery.sqlite import MemoryStore  # noqa: PLC0415 - each engine only where it is used
 
         return MemoryStore(clock=clock, retention=retention, timeout=timeout)
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
-        from messagebus.delivery.sqlite import SqliteStore
+        from messagebus.delivery.sqlite import SqliteStore  # noqa: PLC0415 - as above
 
         return SqliteStore(unquote(rest[1:]), clock=clock, retention=retention, timeout=timeout)
     if scheme in {"postgresql", "postgresql+psycopg"}:
-        from messagebus.delivery.postgres import PostgresStore
+        from messagebus.delivery.postgres import PostgresStore  # noqa: PLC0415 - as above
 
         return PostgresStore(rest, clock=clock, retention=retention, timeout=timeout)
     why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme or 'that'}:// is no URL of one"

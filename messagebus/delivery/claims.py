@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.outcomes import clean, fate_of, pack, unpack
+from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
 from messagebus.delivery.schema import ADD_DEAD, SETTLE
 from messagebus.delivery.sending import add_all, row
 from messagebus.delivery.store import Claim, Settlement, Stored
@@ -23,7 +21,7 @@ _SUSPECT: Final = f"""
     SELECT m.due_at, m.seq FROM mb_message m
     WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FREE}))
     ORDER BY m.due_at, m.seq LIMIT 1
-"""  # noqa: S608 - made of constants
+"""
 _UNKEYED: Final = """
     SELECT due_at, seq FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :limit
@@ -32,8 +30,8 @@ _FIRST_KEYED: Final = """
     SELECT due_at, seq, key FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :window
 """
-_KEYED: Final = f"SELECT m.due_at, m.seq FROM ({_FIRST_KEYED}) m WHERE {_IS_FREE} ORDER BY m.due_at, m.seq LIMIT :limit"  # noqa: S608
-_COUNT_KEYED: Final = f"SELECT count(*) FROM ({_FIRST_KEYED}) m"  # noqa: S608
+_KEYED: Final = f"SELECT m.due_at, m.seq FROM ({_FIRST_KEYED}) m WHERE {_IS_FREE} ORDER BY m.due_at, m.seq LIMIT :limit"
+_COUNT_KEYED: Final = f"SELECT count(*) FROM ({_FIRST_KEYED}) m"
 # Steps from key to key through their index, whatever waits behind each.
 _HEADS: Final = f"""
     WITH RECURSIVE k(key) AS (
@@ -46,7 +44,7 @@ _HEADS: Final = f"""
     ON m.seq = (SELECT min(p.seq) FROM mb_message p WHERE p.key = k.key AND p.finished_at IS NULL)
     WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_FREE}
     ORDER BY m.due_at, m.seq LIMIT :limit
-"""  # noqa: S608
+"""
 _WINDOW: Final = 1_000
 """How many due messages with keys are looked at one by one, before the keys are."""
 
@@ -84,7 +82,7 @@ def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
     if not seqs:
         return Claim(token, ())
     until = now + round(lease * 1000)
-    parameters = {"seqs": connection.list(seqs), "now": now, "until": until, "token": token}
+    parameters = {"seqs": connection.array(seqs), "now": now, "until": until, "token": token}
     found = {one[0]: one for one in connection.rows(_CLAIM, parameters)}
     return Claim(token, [_stored(found[seq]) for seq in seqs if seq in found])
 
@@ -100,7 +98,7 @@ def _stored(found: Row) -> Stored:
         correlation_id or id,
         causation_id,
         sent_at / 1000,
-        from_json(headers) if headers != "{}" else {},
+        read(headers) if headers != "{}" else {},
         attempt,
         unpack(outcomes) if outcomes is not None else {},
     )
@@ -114,7 +112,7 @@ _HELD: Final = "SELECT seq, outcomes, results FROM mb_message WHERE seq IN [seqs
 def settle(connection: Connection, now: int, token: str, settlements: Sequence[Settlement]) -> set[int]:
     """Store what became of messages; see `Store.settle`."""
     seqs = [settlement.seq for settlement in settlements]
-    held = {one[0]: one for one in connection.rows(_HELD, {"seqs": connection.list(seqs), "token": token})}
+    held = {one[0]: one for one in connection.rows(_HELD, {"seqs": connection.array(seqs), "token": token})}
     ours = [settlement for settlement in settlements if settlement.seq in held]
     if ours:
         connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
@@ -167,13 +165,13 @@ _OWNS: Final = "SELECT 1 FROM mb_message WHERE seq = :seq AND lease = :token /* 
 
 def extend(connection: Connection, now: int, tokens: Iterable[str], lease: float) -> None:
     """Let leases end later; see `Store.extend`."""
-    names = connection.list([*tokens])
+    names = connection.array([*tokens])
     connection.change(_EXTEND, {"names": names, "until": now + round(lease * 1000)})
 
 
 def release(connection: Connection, now: int, token: str, seqs: Iterable[int]) -> None:
     """Give messages back; see `Store.release`."""
-    connection.change(_RELEASE, {"seqs": connection.list([*seqs]), "token": token, "now": now})
+    connection.change(_RELEASE, {"seqs": connection.array([*seqs]), "token": token, "now": now})
 
 
 def owns(connection: Connection, token: str, seq: int) -> bool:

@@ -11,31 +11,41 @@ from weakref import WeakSet
 from messagebus.delivery.schema import Insert, Update
 from messagebus.errors import DispatchError
 
-__all__ = ["Connection", "Pool", "Row", "closed"]
+__all__ = ["Connection", "Pool", "Row", "Statements", "closed"]
 
 Row = tuple[Any, ...]
 
 
-class Connection(Protocol):
-    """One connection to a database. Outside of a transaction each statement is its own."""
+class Statements(Protocol):
+    """Executes the statements that the engines share."""
 
     def rows(self, sql: str, parameters: Mapping[str, Any] = ...) -> list[Row]:
-        """Execute one of the library's shared statements; return its rows."""
-
-    def change(self, sql: str, parameters: Mapping[str, Any]) -> int:
-        """Execute one of the library's shared statements; return how many rows it changed."""
+        """Execute a statement; return its rows."""
+        ...
 
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
         """Write rows, at least one; return how many were written."""
+        ...
+
+    def array(self, values: Sequence[Any]) -> Any:
+        """Return values as what stands for a list among parameters."""
+        ...
+
+
+class Connection(Statements, Protocol):
+    """One connection to a database. Outside of a transaction each statement is its own."""
+
+    def change(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        """Execute one of the shared statements; return how many rows it changed."""
+        ...
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
         """Execute a statement of the application."""
-
-    def list(self, values: Sequence[Any]) -> Any:
-        """Return values as what stands for a list among parameters."""
+        ...
 
     def wait_in_line(self) -> None:
         """Let no two transactions be past this point at once; where only one can write that is so already."""
+        ...
 
     def begin(self) -> None: ...
 
@@ -43,6 +53,7 @@ class Connection(Protocol):
 
     def rollback(self) -> None:
         """Undo what is open; never raises."""
+        ...
 
     def close(self) -> None: ...
 

@@ -61,8 +61,8 @@ def stats(connection: Connection, now: int) -> Stats:
     return Stats(due + keyed + lost, delayed + keyed_later, in_flight, dead, finished, (now - oldest) / 1000)
 
 
-def result(connection: Connection, message_id: str) -> bytes | None:
-    """Return the results of all that a message led to, or None if something is not finished.
+def result(connection: Connection, message_id: str) -> bytes | int:
+    """Return the results of all that a message led to, or how many messages of these are not finished.
 
     Raises:
         ResultTimeoutError: If the message is unknown.
@@ -76,14 +76,8 @@ def result(connection: Connection, message_id: str) -> bytes | None:
     dead = connection.rows(_DEAD_BELOW, {"id": message_id})
     if dead:
         raise DeliveryFailedError(message_id, tuple(f"{handler or type} ({error})" for type, handler, error in dead))
-    if any(finished is None for _, finished, _ in rows):
-        return None
-    return b"[%b]" % b",".join(bytes(results)[1:-1] for *_, results in rows if results and results != b"[]")
-
-
-def how_many_open(connection: Connection, message_id: str) -> int:
-    """Return how many messages of those that a message led to are not finished."""
-    return sum(finished is None for _, finished, _ in connection.rows(_RESULTS, {"id": message_id}))
+    count = sum(finished is None for _, finished, _ in rows)
+    return count or b"[%b]" % b",".join(bytes(results)[1:-1] for *_, results in rows if results and results != b"[]")
 
 
 def tree(connection: Connection, message_id: str) -> list[Step]:

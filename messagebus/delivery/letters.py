@@ -17,7 +17,7 @@ __all__ = ["cancel", "dead", "drop", "move", "retry", "waiting"]
 # Waiting
 
 _WAITS: Final = "lease IS NULL AND due_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mb_dead d WHERE d.seq = m.seq)"
-_CANCEL: Final = f"DELETE FROM mb_message AS m WHERE id = :id AND {_WAITS}"  # noqa: S608 - made of constants
+_CANCEL: Final = f"DELETE FROM mb_message AS m WHERE id = :id AND {_WAITS}"
 _FIND_WAITING: Final = "SELECT seq, outcomes FROM mb_message WHERE id = :id AND lease IS NULL AND due_at IS NOT NULL"
 _MOVE: Final = "UPDATE mb_message SET due_at = :due, outcomes = :outcomes WHERE seq = :seq"
 
@@ -28,7 +28,7 @@ def waiting(connection: Connection, now: int, conditions: Mapping[str, Any], lim
     sql = f"""
         SELECT id, type, key, due_at, sent_at, lease, outcomes FROM mb_message WHERE due_at IS NOT NULL{where}
         ORDER BY due_at, seq LIMIT :limit
-    """  # noqa: S608 - columns are named by the store
+    """
     return [_waiting(row, now) for row in connection.rows(sql, {**conditions, "limit": limit})]
 
 
@@ -123,7 +123,10 @@ class _Case:
 
 def _open(connection: Connection, dead_letter_id: int) -> _Case | None:
     found = connection.rows(_FIND_DEAD, {"id": dead_letter_id})
-    return _Case(*found[0][:-1], unpack(found[0][-1])) if found else None
+    if not found:
+        return None
+    seq, handler, type, body, due, lease, finished, packed = found[0]
+    return _Case(seq, handler, type, body, due, lease, finished, unpack(packed))
 
 
 def _close(connection: Connection, dead_letter_id: int, case: _Case) -> None:

@@ -1,14 +1,16 @@
 """What became of the handlers of a message: as JSON in its row, and what follows for the message."""
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import Any
 
 from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.store import Failure, Outcome
+from messagebus.errors import StoreFileError
 
-__all__ = ["Fate", "clean", "fate_of", "pack", "unpack"]
+__all__ = ["Fate", "clean", "fate_of", "pack", "read", "unpack"]
 
 Fate = tuple[int | None, int | None]
 """When the message is due, and when it was finished, in milliseconds: one of them at most."""
@@ -34,12 +36,21 @@ def _written(outcome: Outcome) -> list[Any]:
     return written
 
 
+def read(text: str) -> Any:
+    """Read JSON that a store has written."""
+    try:
+        return from_json(text)
+    except ValueError:
+        remedy = "Restore a backup; `PRAGMA integrity_check` tells more."
+        raise StoreFileError("read what the store holds", "the record of a message is damaged", remedy) from None
+
+
 def unpack(text: str | None) -> dict[str, Outcome]:
     """Read outcomes back, by handler."""
     if text is None:
         return {}
     found = {}
-    for handler, state, attempts, duration, *rest in from_json(text):
+    for handler, state, attempts, duration, *rest in read(text):
         failure = Failure(*rest[1]) if len(rest) > 1 else None
         found[handler] = Outcome(handler, state, attempts, duration, rest[0] if rest else None, failure)
     return found
@@ -49,7 +60,7 @@ def fate_of(outcomes: Mapping[str, Outcome], now: int, *, parks: bool) -> Fate:
     """Say what follows for a message: it waits for the earliest retry, is kept for a dead letter, or is finished."""
     waits = [outcome.due for outcome in outcomes.values() if outcome.state == "retry"]
     if waits:
-        return min(now if due is None else round(due * 1000) for due in waits), None
+        return min(now if due is None else ceil(due * 1000) for due in waits), None
     if parks and any(outcome.state == "dead" for outcome in outcomes.values()):
         return None, None
     return None, now

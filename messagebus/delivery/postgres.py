@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.schema import POSTGRES, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, POSTGRES, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.errors import (
     ConfigurationError,
@@ -20,6 +20,7 @@ try:
     import psycopg
     import sqlalchemy
     from psycopg.pq import TransactionStatus
+    from sqlalchemy import exc
 except ImportError as missing:
     why = f"{missing.name} is not installed"
     remedy = "Install it: pip install 'pydantic-messagebus[postgres]'."
@@ -32,6 +33,12 @@ _LINE: Final = """
     SELECT pg_advisory_xact_lock(7824502126 * 1000000000 + CAST(CAST(CAST('mb_message' AS regclass) AS oid) AS bigint))
 """
 _SCHEMA_LINE: Final = "SELECT pg_advisory_xact_lock(7824502126)"
+
+
+_SETTINGS: Final = "SELECT set_config('lock_timeout', :timeout, false)"
+_SERVER: Final = """
+    SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision), current_setting('synchronous_commit')
+"""
 
 
 class PostgresConnection:
@@ -59,8 +66,8 @@ class PostgresConnection:
             raise DispatchError("go on with this transaction", why, "Leave BEGIN, COMMIT and ROLLBACK to the store.")
         return rows
 
-    def list(self, values: Sequence[Any]) -> Any:
-        return [*values]
+    def array(self, values: Sequence[Any]) -> Any:
+        return POSTGRES.array(values)
 
     def wait_in_line(self) -> None:
         self.rows(_LINE)
@@ -75,11 +82,11 @@ class PostgresConnection:
         self.change("COMMIT", {})
 
     def rollback(self) -> None:
-        with suppress(sqlalchemy.exc.SQLAlchemyError):
+        with suppress(exc.SQLAlchemyError):
             self.change("ROLLBACK", {})
 
     def close(self) -> None:
-        with suppress(sqlalchemy.exc.SQLAlchemyError):
+        with suppress(exc.SQLAlchemyError):
             self.core.close()
 
 
@@ -122,7 +129,7 @@ class PostgresStore(SqlStore):
         self._skew = 0.0
         try:
             url = sqlalchemy.make_url(f"postgresql+psycopg://{address}")
-        except (sqlalchemy.exc.ArgumentError, ValueError):
+        except (exc.ArgumentError, ValueError):
             remedy = "Write postgresql+psycopg://user@host/database."
             raise ConfigurationError("open a store", "its address is no URL", remedy) from None
         self._engine = sqlalchemy.create_engine(
@@ -141,20 +148,22 @@ class PostgresStore(SqlStore):
 
     def _connect(self) -> Connection:
         connection = PostgresConnection(self._engine.connect())
-        connection.change(
-            "SELECT set_config('lock_timeout', :timeout, false)", {"timeout": f"{round(self._timeout * 1000)}ms"}
-        )
+        connection.rows(_SETTINGS, {"timeout": f"{round(self._timeout * 1000)}ms"})
         before = time.time()
-        server, durability = connection.rows(
-            "SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision), current_setting('synchronous_commit')"
-        )[0]
+        server, durability = connection.rows(_SERVER)[0]
         self._skew = server - (before + time.time()) / 2
         if durability == "off":  # Then what was acknowledged could be lost (law D1).
             connection.change("SET synchronous_commit = on", {})
         return connection
 
+    def _lock(self, what: str) -> None:
+        """Any number may write."""
+
+    def _unlock(self) -> None:
+        """Nobody was kept from it."""
+
     def _meaning(self, error: Exception, what: str) -> Exception | None:
-        if not isinstance(error, sqlalchemy.exc.DBAPIError):
+        if not isinstance(error, exc.DBAPIError):
             return None
         meant = _meaning(error, what)
         if isinstance(meant, StoreUnavailableError):
@@ -173,9 +182,15 @@ def _prepare_schema(connection: Connection) -> None:
     what = "open a store on PostgreSQL"
     if has_meta:
         version = connection.rows("SELECT max(version) FROM mb_meta")[0][0]
-        if version != VERSION:
-            why = f"its tables are of version {version}, and this library knows {VERSION}"
+        if version > VERSION:
+            why = f"its tables are of version {version}, newer than {VERSION}"
             raise StoreFileError(what, why, "Update pydantic-messagebus.")
+        try:
+            for check in CHECKS:
+                connection.rows(check)
+        except exc.ProgrammingError as error:
+            why = f"its tables are not those of version {version} ({error.orig})"
+            raise StoreFileError(what, why, "Restore a backup, or use another schema.") from None
     elif has_messages:
         why = "its table mb_message is none of this library"
         raise StoreFileError(what, why, "Use another database, or another schema.")
@@ -202,7 +217,7 @@ _UNAVAILABLE: Final = {
 }
 
 
-def _meaning(error: sqlalchemy.exc.DBAPIError, what: str) -> Exception | None:
+def _meaning(error: exc.DBAPIError, what: str) -> Exception | None:
     """Return what an error of PostgreSQL is to the caller; None if it is the caller's own."""
     state = getattr(error.orig, "sqlstate", None)
     if state in _BUSY:

@@ -37,7 +37,7 @@ def next_time(cron: str, timezone: str, after: int) -> int:
     """
     what = f"schedule {cron!r} in {timezone!r}"
     try:
-        from cronsim import CronSim, CronSimError
+        from cronsim import CronSim, CronSimError  # noqa: PLC0415 - an extra
     except ImportError:
         remedy = "Install it: pip install 'pydantic-messagebus[cron]'."
         raise ConfigurationError(what, "the package cronsim is not installed", remedy) from None
@@ -65,7 +65,10 @@ def every(connection: Connection, now: int, schedule: dict[str, Any]) -> None:
 
 def schedules(connection: Connection) -> list[Schedule]:
     """List the schedules, the next one first."""
-    return [Schedule(*facts, moment(next_at)) for *facts, next_at in connection.rows(_LIST)]
+    return [
+        Schedule(name, cron, timezone, type, moment(next_at))
+        for name, cron, timezone, type, next_at in connection.rows(_LIST)
+    ]
 
 
 def unschedule(connection: Connection, name: str) -> bool:

@@ -1,10 +1,24 @@
 """The tables of a store, the same on every engine, and the few places in which the SQL of the engines differs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["ADD_DEAD", "ADD_MESSAGES", "POSTGRES", "SETTLE", "SQLITE", "VERSION", "Engine", "Insert", "Update"]
+from pydantic_core import to_json as dump_json
+
+__all__ = [
+    "ADD_DEAD",
+    "ADD_MESSAGES",
+    "CHECKS",
+    "POSTGRES",
+    "SETTLE",
+    "SQLITE",
+    "VERSION",
+    "Engine",
+    "Insert",
+    "Update",
+]
 
 VERSION: Final = 1
 """Of the tables; a store refuses what a newer version wrote."""
@@ -61,6 +75,15 @@ INSERT INTO mb_meta(version) VALUES (1)
 """
 
 
+# What fails if a table, or a column of it, is not there.
+CHECKS: Final = (
+    """SELECT seq, id, type, body, headers, key, dedup, correlation_id, causation_id, sent_at, due_at, attempt, lease,
+    outcomes, results, finished_at FROM mb_message LIMIT 0""",
+    "SELECT id, seq, handler, attempts, error, text, place, died_at FROM mb_dead LIMIT 0",
+    "SELECT name, cron, timezone, type, body, next_at FROM mb_schedule LIMIT 0",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """How one engine writes what the other writes differently."""
@@ -68,6 +91,7 @@ class Engine:
     serial: str
     blob: str
     options: str
+    has_arrays: bool
     words: tuple[tuple[str, str], ...]
     """What stands for the marks in shared statements: ``[name]`` is a list, the comments lock rows."""
 
@@ -76,6 +100,10 @@ class Engine:
         for mark, word in self.words:
             sql = sql.replace(mark, word)
         return sql
+
+    def array(self, values: Sequence[Any]) -> Any:
+        """Return values as what stands for a list among parameters."""
+        return [*values] if self.has_arrays else dump_json(values).decode()
 
     def tables(self) -> list[str]:
         """Return the statements that create the tables."""
@@ -87,6 +115,7 @@ SQLITE: Final = Engine(
     serial="integer",
     blob="blob",
     options="",
+    has_arrays=False,
     words=(
         ("IN [seqs]", "IN (SELECT value FROM json_each(:seqs))"),
         ("IN [names]", "IN (SELECT value FROM json_each(:names))"),
@@ -96,6 +125,7 @@ POSTGRES: Final = Engine(
     serial="bigint GENERATED ALWAYS AS IDENTITY",
     blob="bytea",
     options=" WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02)",
+    has_arrays=True,
     words=(
         ("IN [seqs]", "= ANY(:seqs)"),
         ("IN [names]", "= ANY(:names)"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json as dump_json
 
-from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.connection import Row, Statements
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES
 from messagebus.delivery.store import Sending
@@ -64,7 +64,7 @@ def prepare(
     dedup: str | None = None,
     envelope: Envelope | None = None,
 ) -> Sending:
-    """Prove that a message can be stored and read back (law D1), and give it an envelope: that of the one in hand goes on.
+    """Prove that a message can be stored and read back (law D1), and give it an envelope, by default that in hand.
 
     Raises:
         UnwritableMessageError: If it could not be read back the same.
@@ -150,18 +150,18 @@ def row(sending: Sending, now: int) -> Row:
     )
 
 
-def add(connection: Connection, rows: Sequence[Row]) -> list[str | ConflictError]:
+def add(connection: Statements, rows: Sequence[Row]) -> list[str | ConflictError]:
     """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
     if connection.many(ADD_MESSAGES, rows) == len(rows):
         return [row[0] for row in rows]
-    names = connection.list([row[0] for row in rows])
+    names = connection.array([row[0] for row in rows])
     by_id: dict[str, bytes] = dict(connection.rows(_BY_ID, {"names": names}))
-    names = connection.list([row[5] for row in rows if row[5] is not None])
+    names = connection.array([row[5] for row in rows if row[5] is not None])
     by_dedup = {dedup: (id, body) for dedup, id, body in connection.rows(_BY_DEDUP, {"names": names})}
     return [_verdict(row, by_id, by_dedup) for row in rows]
 
 
-def add_all(connection: Connection, rows: Sequence[Row]) -> list[str]:
+def add_all(connection: Statements, rows: Sequence[Row]) -> list[str]:
     """Write messages, or raise the first of their errors."""
     stored: list[Any] = add(connection, rows)
     for id_or_error in stored:

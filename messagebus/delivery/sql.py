@@ -50,7 +50,7 @@ class SqlStore(ABC):
     A subclass opens connections, tells what its errors mean, and knows what lets only one write.
     """
 
-    has_one_writer = False
+    has_one_writer: bool = False
 
     def __init__(self, clock: Callable[[], float], retention: float) -> None:
         self.clock = clock
@@ -77,9 +77,11 @@ class SqlStore(ABC):
     def _close(self, connection: Connection) -> None:
         connection.close()
 
+    @abstractmethod
     def _lock(self, what: str) -> None:
         """Wait until this thread may write, where only one can."""
 
+    @abstractmethod
     def _unlock(self) -> None:
         """Let others write."""
 
@@ -267,18 +269,16 @@ class SqlStore(ABC):
             return history.stats(connection, self._now())
 
     def result(self, message_id: str, *, timeout: float = 0.0) -> bytes:
-        end = time.monotonic() + timeout
-        pause = _POLL
+        end, pause = time.monotonic() + timeout, _POLL
         while True:
             with self._read("return a result") as connection:
                 found = history.result(connection, message_id)
-                if found is not None:
-                    return found
-                if time.monotonic() >= end:
-                    count = history.how_many_open(connection, message_id)
-                    why = f"{count:,} messages of what it led to are not finished after {timeout:g} s"
-                    remedy = "Wait longer, or see that a worker runs."
-                    raise ResultTimeoutError(f"return the result of message {message_id}", why, remedy)
+            if isinstance(found, bytes):
+                return found
+            if time.monotonic() >= end:
+                why = f"{found:,} messages of what it led to are not finished after {timeout:g} s"
+                remedy = "Wait longer, or see that a worker runs."
+                raise ResultTimeoutError(f"return the result of message {message_id}", why, remedy)
             time.sleep(min(pause, max(0.0, end - time.monotonic())))
             pause = min(pause * 1.5, _SLOWEST_POLL)
 

@@ -5,16 +5,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
-
-from pydantic_core import to_json as dump_json
+from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.filelock import FileLock
-from messagebus.delivery.schema import SQLITE, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Claim
-from messagebus.errors import DispatchError, StoreBusyError, StoreError, StoreFileError, StoreUnavailableError
+from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
 
@@ -32,7 +30,7 @@ driver: Any = sqlite3
 """The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
 if has_wal_reset_bug(sqlite3.sqlite_version_info):
     with suppress(ImportError):
-        import pysqlite3
+        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
 
         driver = pysqlite3
 
@@ -78,8 +76,8 @@ class SqliteConnection:
             raise DispatchError("go on with this transaction", why, "Leave BEGIN, COMMIT and ROLLBACK to the store.")
         return rows
 
-    def list(self, values: Sequence[Any]) -> Any:
-        return dump_json(values).decode()
+    def array(self, values: Sequence[Any]) -> Any:
+        return SQLITE.array(values)
 
     def wait_in_line(self) -> None:
         """The file has one write lock."""
@@ -141,7 +139,7 @@ class SqliteStore(SqlStore):
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
         super().__init__(clock, retention)
         with self._read("open the store") as connection, self._alone("open the store"):
-            _prepare_file(connection, self._path)
+            _prepare_file(cast("SqliteConnection", connection), self._path)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
@@ -237,25 +235,32 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     raw = connection.raw
     application, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if (
-        os.path.getsize(path) <= _CHECKED_AT_OPEN
-        and (found := raw.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
-    ):
-        raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+    if os.path.getsize(path) <= _CHECKED_AT_OPEN:
+        found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
     ours = {name for name in tables if name.startswith("mb_")}
-    if "mb_meta" in ours:
-        version = max(
-            raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0,
-            version * (application == APPLICATION_ID),
-        )
-    elif ours:
-        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    if version > VERSION and (ours or application == APPLICATION_ID):
-        raise _unfit(path, f"its tables are of version {version}, newer than {VERSION}", "Update pydantic-messagebus.")
+    if application == APPLICATION_ID and version > VERSION:
+        raise _newer(path, version)
+    if ours:
+        _check_tables(connection, ours, path)
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
+
+
+def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
+    if "mb_meta" not in ours:
+        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
+    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+    if version > VERSION:
+        raise _newer(path, version)
+    try:
+        for check in CHECKS:
+            connection.rows(check)
+    except driver.OperationalError as error:
+        raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
 def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
@@ -270,6 +275,11 @@ def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> No
     except BaseException:
         connection.rollback()
         raise
+
+
+def _newer(path: str, version: int) -> StoreFileError:
+    why = f"its tables are of version {version}, newer than {VERSION}"
+    return _unfit(path, why, "Update pydantic-messagebus.")
 
 
 def _unfit(path: str, why: str, remedy: str) -> StoreFileError:
@@ -297,6 +307,8 @@ def _meaning(error: Exception, what: str, path: str) -> Exception | None:
         return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
     if not isinstance(error, driver.Error):
         return None
+    if isinstance(error, driver.OperationalError) and "decode" in str(error):
+        return _unfit(path, _DAMAGED[11], "Restore a backup, or name another file.")
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _BUSY:
         return StoreBusyError(what, f"{_BUSY[code]} ({path})")

@@ -388,7 +388,9 @@ class Store(Protocol):
 class Work(Protocol):
     """What a worker keeps of the handler that it runs now."""
 
-    store: Store
+    @property
+    def store(self) -> Store:
+        """The store that its message came from."""
 
     def add(self, sending: Sending) -> None:
         """Store this together with the acknowledgement, if the handler finishes."""

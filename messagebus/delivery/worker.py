@@ -57,7 +57,7 @@ class Worker:
         ConfigurationError: If a number is out of range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, each named where it is given
         self,
         store: Store,
         registry: Registry | None = None,

@@ -169,6 +169,9 @@ class Handling:
             WORK.reset(outside)
         return self._transaction
 
+    async def turn(self) -> None:
+        """Nobody else writes."""
+
     def __enter__(self) -> Self:
         token = WORK.set(self)
         self.open.callback(WORK.reset, token)

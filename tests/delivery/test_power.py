@@ -1,5 +1,7 @@
 """A power cut at any write: nothing that was accepted is lost, and nothing is there by half."""
 
+from itertools import islice
+
 from tests.delivery import powerloss
 
 
@@ -8,7 +10,7 @@ def test_f34_power_cut_at_any_write(tmp_path, library):
     (tmp_path / "played").mkdir()
     events = powerloss.record(tmp_path / "played", library)
 
-    problems = [*powerloss.replay(events, tmp_path, seed=34)]
+    problems = [*islice(powerloss.replay(events, tmp_path, seed=34), 5)]
 
     assert [] == problems
     assert 48 == sum(event[0] == "a" for event in events)

@@ -1,0 +1,91 @@
+"""Messages in the transaction of the application's own SQLAlchemy session."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from messagebus.delivery.connection import Row
+from messagebus.delivery.schema import POSTGRES, SQLITE, Insert, Update
+from messagebus.delivery.sending import add_all, prepare, row
+from messagebus.envelope import Envelope
+from messagebus.errors import ConfigurationError
+from messagebus.messages import Message
+
+try:
+    import sqlalchemy
+except ImportError:
+    remedy = "Install it: pip install 'pydantic-messagebus[sqlalchemy]'."
+    raise ConfigurationError("send in a session", "SQLAlchemy is not installed", remedy) from None
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, scoped_session
+
+__all__ = ["send_in"]
+
+
+def send_in(
+    session: "Session | scoped_session[Session] | sqlalchemy.Connection",
+    message: Message,
+    *,
+    delay: float = 0.0,
+    at: datetime | None = None,
+    key: str | None = None,
+    dedup: str | None = None,
+    envelope: Envelope | None = None,
+) -> str:
+    """Do as `Store.send` in the transaction of a session: the message is sent if that commits, and never if not.
+
+    The session's database, SQLite or PostgreSQL, must be one that `open_store` has opened once: the tables are there
+    then. With an AsyncSession: ``await session.run_sync(send_in, message)``. Errors of the database are SQLAlchemy's,
+    as those of the session's other statements.
+
+    On SQLite up to 3.51.2 two connections that write and checkpoint at one instant may damage the file; the stores of
+    this library take turns, which a session does not know of. Where both write at the same time, have the extra
+    ``sqlite``, and ``create_engine(..., module=pysqlite3)``.
+
+    Raises:
+        UnwritableMessageError, ConflictError: As `Store.send`.
+        ConfigurationError: If the session's database is of another kind.
+    """
+    connection = session if isinstance(session, sqlalchemy.Connection) else session.connection()
+    if connection.dialect.name not in _ENGINES:
+        why, remedy = f"its database is {connection.dialect.name}", "Use SQLite or PostgreSQL, or a store of its own."
+        raise ConfigurationError("send in a session", why, remedy)
+    sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
+    statements = _SessionStatements(connection)
+    return add_all(statements, [row(sending, statements.now())])[0]
+
+
+_ENGINES: Final = {"sqlite": SQLITE, "postgresql": POSTGRES}
+
+
+class _SessionStatements:
+    """The shared statements, on the connection of a session."""
+
+    def __init__(self, connection: "sqlalchemy.Connection") -> None:
+        self._connection = connection
+        self._engine = _ENGINES[connection.dialect.name]
+
+    def now(self) -> int:
+        """Return the time that counts for the store, in milliseconds: on PostgreSQL the server's."""
+        if self._engine is SQLITE:
+            return int(time.time() * 1000)
+        now: int = self.rows(_NOW)[0][0]
+        return now
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
+        found = self._connection.execute(sqlalchemy.text(self._engine.translate(sql)), parameters)
+        return [tuple(one) for one in found]
+
+    def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
+        if self._engine is SQLITE:
+            return self._connection.exec_driver_sql(statement.sqlite, [*rows]).rowcount
+        columns = dict(zip(statement.columns, map(list, zip(*rows, strict=True)), strict=True))
+        return self._connection.execute(sqlalchemy.text(statement.postgres), columns).rowcount
+
+    def array(self, values: Sequence[Any]) -> Any:
+        return self._engine.array(values)
+
+
+_NOW: Final = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)"
