@@ -6,7 +6,7 @@ from typing import Any, Final
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
 from messagebus.delivery.schema import ADD_DEAD, SETTLE
-from messagebus.delivery.sending import add_all, row
+from messagebus.delivery.sending import add_all, row_of
 from messagebus.delivery.store import Claim, Settlement, Stored
 from messagebus.envelope import new_id
 
@@ -119,7 +119,7 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
     dead = [letter for one in ours for letter in _dead(one, now)]
     if dead:
         connection.many(ADD_DEAD, dead)
-    sends = [row(sending, now) for one in ours for sending in one.sends]
+    sends = [row_of(sending, now) for one in ours for sending in one.sends]
     if sends:
         add_all(connection, sends)
     return {seq for seq in seqs if seq not in held}

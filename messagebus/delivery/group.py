@@ -7,8 +7,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from messagebus.delivery.connection import closed
-from messagebus.delivery.store import Sending
+from messagebus.delivery.connection import Row, closed
 from messagebus.errors import ConflictError
 
 __all__ = ["Group"]
@@ -16,7 +15,7 @@ __all__ = ["Group"]
 _MOST: Final = 500
 """Messages in one commit."""
 
-_Job = tuple[Sending, asyncio.AbstractEventLoop, "asyncio.Future[str]"]
+_Job = tuple[Row, asyncio.AbstractEventLoop, "asyncio.Future[str]"]
 
 
 class Group:
@@ -26,7 +25,7 @@ class Group:
         store: writes messages in one transaction; returns an id, or an error, for each.
     """
 
-    def __init__(self, store: Callable[[Sequence[Sending]], Sequence[str | ConflictError]]) -> None:
+    def __init__(self, store: Callable[[Sequence[Row]], Sequence[str | ConflictError]]) -> None:
         self._store = store
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -34,14 +33,14 @@ class Group:
         self._thread = threading.Thread(target=self._run, name="messagebus-group-commit", daemon=True)
         self._thread.start()
 
-    async def add(self, sending: Sending) -> str:
+    async def add(self, row: Row) -> str:
         """Return the id of the message when it is stored."""
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[str] = loop.create_future()
         with self._lock:
             if self._is_closed:
                 raise closed()
-            self._jobs.put((sending, loop, stored))
+            self._jobs.put((row, loop, stored))
         return await stored
 
     def close(self) -> None:
@@ -66,7 +65,7 @@ class Group:
     def _commit(self, jobs: list[_Job]) -> None:
         answers: Sequence[Any]
         try:
-            answers = self._store([sending for sending, _, _ in jobs]) if jobs else ()
+            answers = self._store([row for row, _, _ in jobs]) if jobs else ()
         except Exception as error:  # noqa: BLE001 - it is the senders' to handle
             answers = [error] * len(jobs)
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[str], Any]]] = {}

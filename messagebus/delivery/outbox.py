@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from messagebus.delivery.connection import Row
 from messagebus.delivery.schema import POSTGRES, SQLITE, Insert, Update
-from messagebus.delivery.sending import add_all, prepare, row
+from messagebus.delivery.sending import add_all, prepare, row_of
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
@@ -54,7 +54,7 @@ def send_in(
         raise ConfigurationError("send in a session", why, remedy)
     sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
     statements = _SessionStatements(connection)
-    return add_all(statements, [row(sending, statements.now())])[0]
+    return add_all(statements, [row_of(sending, statements.now())])[0]
 
 
 _ENGINES: Final = {"sqlite": SQLITE, "postgresql": POSTGRES}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
@@ -155,6 +155,9 @@ class PostgresStore(SqlStore):
         if durability == "off":  # Then what was acknowledged could be lost (law D1).
             connection.change("SET synchronous_commit = on", {})
         return connection
+
+    def _once(self, what: str) -> AbstractContextManager[Connection]:
+        return self._connection(what)
 
     def _lock(self, what: str) -> None:
         """Any number may write."""

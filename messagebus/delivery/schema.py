@@ -156,8 +156,13 @@ class Insert:
 
     @cached_property
     def sqlite(self) -> str:
-        marks = ", ".join("?" * len(self.columns))
-        return f"INSERT INTO {self.table}({', '.join(self.columns)}) VALUES ({marks}) {self.conflict}"
+        return self.sqlite_of(1)
+
+    def sqlite_of(self, count: int) -> str:
+        """Return the statement for so many rows at once."""
+        marks = f"({', '.join('?' * len(self.columns))})"
+        values = ", ".join([marks] * count)
+        return f"INSERT INTO {self.table}({', '.join(self.columns)}) VALUES {values} {self.conflict}"
 
     @cached_property
     def postgres(self) -> str:

@@ -12,13 +12,20 @@ from messagebus.delivery.connection import Row, Statements
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES
 from messagebus.delivery.store import Sending
-from messagebus.envelope import CURRENT, Envelope, new_id
-from messagebus.errors import ConfigurationError, ConflictError, DispatchError, NotAMessageError, full_name
+from messagebus.envelope import CURRENT, Envelope, _random
+from messagebus.errors import (
+    ConfigurationError,
+    ConflictError,
+    DispatchError,
+    NotAMessageError,
+    StoreBusyError,
+    full_name,
+)
 from messagebus.messages import Command, Event, Message, ReturnMessage, to_json
 from messagebus.messages import _prove as prove
 from messagebus.shapes import shape_of
 
-__all__ = ["add", "add_all", "due_at", "moment", "prepare", "row"]
+__all__ = ["add", "add_all", "due_at", "moment", "plain_row", "prepare", "row_of"]
 
 _LATEST: Final = 253_402_300_799_000  # The last moment that a datetime can show.
 _LONGEST_TEXT: Final = 2_000  # Bytes that the indexes of every engine take.
@@ -50,9 +57,26 @@ def due_at(now: int, delay: float, at: datetime | None) -> int:
     raise ConfigurationError("say when a message is due", why, remedy)
 
 
+def plain_row(message: Message, now: int, due: int, key: str | None = None, dedup: str | None = None) -> Row:
+    """Return what `ADD_MESSAGES` writes of a message with no envelope of its own: that of the one in hand goes on.
+
+    Raises:
+        UnwritableMessageError: If the message could not be read back the same.
+        ConfigurationError: If a key is none that a store can keep.
+    """
+    body = _written(message)
+    if key is not None:
+        _check_text("key", key)
+    if dedup is not None:
+        _check_text("dedup key", dedup)
+    current = CURRENT.get()
+    correlation, cause = (None, None) if current is None else (current.correlation_id, current.id)
+    return (_new_id(now), type(message).__wire_name__, body, "{}", key, dedup, correlation, cause, now, due)
+
+
 def _new_id(now: int) -> str:
     """Return an id that sorts by time, so that an index of ids grows at its end; otherwise as random as any."""
-    return f"{now:012x}{new_id()[12:]}"
+    return f"{now:012x}{_random.getrandbits(80):020x}"
 
 
 def prepare(
@@ -129,7 +153,7 @@ def _check_text(name: str, text: str) -> None:
     raise ConfigurationError("send a message", f"its {name} {why}", f"Give a {name} that is a short plain text.")
 
 
-def row(sending: Sending, now: int) -> Row:
+def row_of(sending: Sending, now: int) -> Row:
     """Return what `ADD_MESSAGES` writes."""
     envelope = sending.envelope
     identity = envelope.identify()
@@ -178,6 +202,8 @@ def _verdict(row: Row, by_id: dict[str, bytes], by_dedup: dict[str, tuple[str, b
     id, type, body, _, _, dedup, *_ = row
     stored, given, value = by_id.get(id), "id", id
     if stored is None:
-        id, stored = by_dedup[dedup]
+        id, stored = by_dedup.get(dedup, (id, None))
         given, value = "dedup key", dedup
+    if stored is None:
+        raise StoreBusyError("send a message", "what it is a duplicate of went away at that moment")
     return id if bytes(stored) == body else ConflictError(type, given, value)

@@ -2,16 +2,16 @@
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, cast
 
 from messagebus.delivery import claims, history, letters, schedule
-from messagebus.delivery.connection import Connection, Pool, Row
+from messagebus.delivery.access import Access
+from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.group import Group
-from messagebus.delivery.sending import add, add_all, prepare, row
+from messagebus.delivery.sending import add, add_all, due_at, plain_row, prepare, row_of
 from messagebus.delivery.store import (
     WORK,
     Claim,
@@ -44,7 +44,7 @@ _LEISURE: Final = 50
 _PRUNED_AT_ONCE: Final = 1_000
 
 
-class SqlStore(ABC):
+class SqlStore(Access):
     """Keeps messages in tables; see `messagebus.delivery.store.Store` for what each method promises.
 
     A subclass opens connections, tells what its errors mean, and knows what lets only one write.
@@ -55,7 +55,7 @@ class SqlStore(ABC):
     def __init__(self, clock: Callable[[], float], retention: float) -> None:
         self.clock = clock
         self.retention = retention
-        self._pool = Pool(self._connect, self._close, self._restart)
+        super().__init__()
         self._restart()
 
     def _restart(self) -> None:
@@ -63,62 +63,6 @@ class SqlStore(ABC):
         self._group: Group | None = None
         self._group_lock = threading.Lock()
         self._sent = threading.Event()
-
-    # Connections
-
-    @abstractmethod
-    def _connect(self) -> Connection:
-        """Open a connection."""
-
-    @abstractmethod
-    def _meaning(self, error: Exception, what: str) -> Exception | None:
-        """Return what an error of the driver is to the caller: "Cannot ``what``: why."; None if it is his own."""
-
-    def _close(self, connection: Connection) -> None:
-        connection.close()
-
-    @abstractmethod
-    def _lock(self, what: str) -> None:
-        """Wait until this thread may write, where only one can."""
-
-    @abstractmethod
-    def _unlock(self) -> None:
-        """Let others write."""
-
-    def _read(self, what: str) -> AbstractContextManager[Connection]:
-        return self._connection(what)
-
-    @contextmanager
-    def _connection(self, what: str) -> Iterator[Connection]:
-        connection, is_sound = None, False
-        try:
-            connection = self._pool.borrow()
-            yield connection
-            is_sound = True
-        except Exception as error:
-            meant = self._meaning(error, what)
-            is_sound = meant is None
-            if meant is None:
-                raise
-            raise meant from error
-        finally:
-            if connection is not None:
-                self._pool.give_back(connection, is_sound=is_sound)
-
-    @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
-        with self._connection(what) as connection:
-            self._lock(what)
-            try:
-                connection.begin()
-                try:
-                    yield connection
-                    connection.commit()
-                except BaseException:
-                    connection.rollback()
-                    raise
-            finally:
-                self._unlock()
 
     def _now(self) -> int:
         return int(self.clock() * 1000)
@@ -135,8 +79,10 @@ class SqlStore(ABC):
         dedup: str | None = None,
         envelope: Envelope | None = None,
     ) -> str:
-        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        return self._send([sending])[0]
+        work = self._work()
+        if work is not None:
+            return _hand_over(work, prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope))
+        return self._add([self._row(message, delay, at, key, dedup, envelope)])[0]
 
     async def asend(
         self,
@@ -148,10 +94,11 @@ class SqlStore(ABC):
         dedup: str | None = None,
         envelope: Envelope | None = None,
     ) -> str:
-        sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        if self._work() is not None:
-            return self._send([sending])[0]
-        return await (self._group or self._start_group()).add(sending)
+        work = self._work()
+        if work is not None:
+            return _hand_over(work, prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope))
+        row = self._row(message, delay, at, key, dedup, envelope)
+        return await (self._group or self._start_group()).add(row)
 
     def send_many(
         self,
@@ -161,46 +108,56 @@ class SqlStore(ABC):
         at: datetime | None = None,
         key: str | Callable[[Message], str | None] | None = None,
     ) -> list[str]:
-        return self._send(
-            [prepare(message, delay=delay, at=at, key=key(message) if callable(key) else key) for message in messages]
-        )
+        work = self._work()
+        keyed = ((message, key(message) if callable(key) else key) for message in messages)
+        if work is not None:
+            sendings = [prepare(message, delay=delay, at=at, key=key) for message, key in keyed]
+            return [_hand_over(work, sending) for sending in sendings]
+        now = self._now()
+        due = due_at(now, delay, at)
+        return self._add([plain_row(message, now, due, key) for message, key in keyed])
 
     def _work(self) -> Work | None:
         """Return the work of the handler that calls, if a worker of this very store runs it."""
         work = WORK.get()
         return work if work is not None and cast("object", work.store) is self else None
 
-    def _send(self, sendings: Sequence[Sending]) -> list[str]:
-        work = self._work()
-        if work is not None:
-            for sending in sendings:
-                work.add(sending)
-            return [sending.envelope.id for sending in sendings]
-        if not sendings:
+    def _row(
+        self,
+        message: Message,
+        delay: float,
+        at: datetime | None,
+        key: str | None,
+        dedup: str | None,
+        envelope: Envelope | None,
+    ) -> Row:
+        now = self._now()
+        if envelope is None:
+            return plain_row(message, now, due_at(now, delay, at), key, dedup)
+        return row_of(prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope), now)
+
+    def _add(self, rows: Sequence[Row]) -> list[str]:
+        if not rows:
             return []
-        with self._write("send a message") as connection:
-            ids = add_all(connection, self._rows(sendings))
+        with self._once("send a message") if len(rows) == 1 else self._write("send messages") as connection:
+            ids = add_all(connection, rows)
         self._wake()
         return ids
+
+    def _add_group(self, rows: Sequence[Row]) -> list[str | ConflictError]:
+        with self._once("send messages") as connection:
+            answers = add(connection, rows)
+        self._wake()
+        return answers
 
     def _wake(self) -> None:
         if not self._sent.is_set():
             self._sent.set()
 
-    def _rows(self, sendings: Iterable[Sending]) -> list[Row]:
-        now = self._now()
-        return [row(sending, now) for sending in sendings]
-
-    def _send_group(self, sendings: Sequence[Sending]) -> list[str | ConflictError]:
-        with self._write("send messages") as connection:
-            answers = add(connection, self._rows(sendings))
-        self._wake()
-        return answers
-
     def _start_group(self) -> Group:
         with self._group_lock:
             if self._group is None:
-                self._group = Group(self._send_group)
+                self._group = Group(self._add_group)
             return self._group
 
     @contextmanager
@@ -373,6 +330,11 @@ class SqlStore(ABC):
         if group is not None:
             group.close()
         self._pool.close()
+
+
+def _hand_over(work: Work, sending: Sending) -> str:
+    work.add(sending)
+    return sending.envelope.id
 
 
 def _transaction_of(work: Work) -> Transaction:

@@ -5,6 +5,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import chain
 from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
@@ -62,7 +64,15 @@ class SqliteConnection:
         return count
 
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
-        count: int = self.raw.executemany(statement.sqlite, rows).rowcount
+        count, done = 0, 0
+        # With each step of SQLite a thread has to win Python's lock back, which a busy one does not yield for 5 ms.
+        for size in _AT_ONCE if isinstance(statement, Insert) else ():
+            while len(rows) - done >= size:
+                values = [*chain.from_iterable(rows[done : done + size])]
+                count += self.raw.execute(_inserting(statement, size), values).rowcount
+                done += size
+        if done < len(rows):
+            count += self.raw.executemany(statement.sqlite, rows[done:]).rowcount
         return count
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -98,6 +108,14 @@ class SqliteConnection:
 
     def close(self) -> None:
         self.raw.close()
+
+
+_AT_ONCE: Final = (100, 10)
+
+
+@cache
+def _inserting(statement: Insert, count: int) -> str:
+    return statement.sqlite_of(count)
 
 
 class _Translated(dict[str, str]):
@@ -298,7 +316,8 @@ _UNAVAILABLE: Final = {
     14: "the file cannot be opened",
     15: "the file's locks do not work",
 }
-_DAMAGED: Final = {11: "it is damaged", 26: "it is no SQLite database"}
+_CORRUPT: Final = 11
+_DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
 
 
 def _meaning(error: Exception, what: str, path: str) -> Exception | None:
@@ -307,13 +326,10 @@ def _meaning(error: Exception, what: str, path: str) -> Exception | None:
         return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
     if not isinstance(error, driver.Error):
         return None
-    if isinstance(error, driver.OperationalError) and "decode" in str(error):
-        return _unfit(path, _DAMAGED[11], "Restore a backup, or name another file.")
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in _BUSY:
-        return StoreBusyError(what, f"{_BUSY[code]} ({path})")
-    if code in _UNAVAILABLE:
-        return StoreUnavailableError(what, f"{_UNAVAILABLE[code]} ({path})")
-    if code in _DAMAGED:
-        return _unfit(path, _DAMAGED[code], "Restore a backup, or name another file.")
-    return None
+    for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, _UNAVAILABLE)):
+        if code in reasons:
+            return cls(what, f"{reasons[code]} ({path})")
+    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
+    why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
+    return None if why is None else _unfit(path, why, "Restore a backup, or name another file.")

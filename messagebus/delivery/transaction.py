@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from messagebus.delivery.connection import Connection
-from messagebus.delivery.sending import add_all, prepare, row
+from messagebus.delivery.sending import add_all, prepare, row_of
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError
 from messagebus.messages import Message
@@ -65,4 +65,4 @@ class SqlTransaction:
         envelope: Envelope | None = None,
     ) -> str:
         sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
-        return add_all(self.connection, [row(sending, self._now())])[0]
+        return add_all(self.connection, [row_of(sending, self._now())])[0]
