@@ -22,7 +22,8 @@ from messagebus.errors import (
     full_name,
 )
 from messagebus.messages import Command, Event, Message, ReturnMessage, to_json
-from messagebus.messages import _prove as prove
+from messagebus.messages import _proven as proven
+from messagebus.messages import _written as written
 from messagebus.shapes import shape_of
 
 __all__ = ["add", "add_all", "due_at", "moment", "plain_row", "prepare", "row_of"]
@@ -117,14 +118,14 @@ def _written(message: Message) -> bytes:
     cls = type(message)
     if Command not in cls.__mro__ and Event not in cls.__mro__:
         _refuse(cls)
-    if not (cls.__shape__ or shape_of(cls)).is_exact:
+    shape = cls.__shape__ or shape_of(cls)
+    if not shape.is_exact:
         return to_json(message)
     with suppress(Exception):  # What is wrong is told below.
-        data = cls.__pydantic_serializer__.to_json(message)
+        data = written(message)
         if cls.__pydantic_validator__.validate_json(data) == message:
-            return b'{"type":"%b","data":%b}' % (cls.__wire_name__.encode(), data)
-    prove(message)
-    return to_json(message)
+            return shape.opening + data + b"}"
+    return shape.opening + proven(message) + b"}"
 
 
 def _refuse(cls: type) -> None:
