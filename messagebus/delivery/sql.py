@@ -261,7 +261,9 @@ class SqlStore(Access):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
+        if transaction is not None:
+            return claims.claim(_connection_of(transaction), self._now(), limit, lease)
         with self._write("claim messages") as connection:
             return claims.claim(connection, self._now(), limit, lease)
 
