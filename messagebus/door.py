@@ -1,7 +1,7 @@
 """The door: where a payload becomes a message, or is refused in words that repeat nothing of it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -134,7 +134,7 @@ class Door:
         if error.error_count() > _MAX_COUNTED:
             why = f"it has more than {_MAX_COUNTED} wrong or unknown fields and items"
             return InvalidMessageError("", (("", why),), error.error_count())
-        match error.errors(include_url=False)[0]:
+        match _listed(error)[0]:
             case {"type": "union_tag_invalid", "loc": (), "input": {"type": str(name)}}:
                 shown = name if _SAFE_TYPE.fullmatch(name) else ""
                 return UnknownMessageError(shown, near_misses(name[:100], self.names))
@@ -200,7 +200,7 @@ def _class_errors(error: ValidationError, cls: type[Message], *, skip: int) -> I
 def _field_errors(
     error: ValidationError, what: str, words: frozenset[str], *, skip: int = 0, keyed: frozenset[str] = frozenset()
 ) -> InvalidMessageError:
-    errors = error.errors(include_url=False, include_input=False)
+    errors = _listed(error)
     problems = []
     for one in errors[:_MAX_LISTED]:
         # What is wrong with the wire's own "data" is said of it; of what is in it, without it.
@@ -220,6 +220,13 @@ def _field_errors(
             why = _reason(one)
         problems.append(("".join(path).removeprefix(".")[:60], why[:100]))
     return InvalidMessageError(what, tuple(problems), len(errors))
+
+
+def _listed(error: ValidationError) -> Sequence[Mapping[str, Any]]:
+    try:
+        return error.errors(include_url=False)
+    except UnicodeError:  # A validator of the user's quotes a lone surrogate.
+        return [{"type": "value_error", "loc": (), "msg": "Refused by a validator of the class"}]
 
 
 def _reason(one: Mapping[str, Any]) -> str:

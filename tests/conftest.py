@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,5 +76,5 @@ def postgres() -> Iterator[servers.PostgreSQL]:
     # A test kills processes, never the machine, so that nothing would be lost that is not synced.
     server = servers.PostgreSQL(url) if url else servers.start_postgres(folder, "fsync=off")
     yield server
-    server.stop()
+    server.stop(signal.SIGQUIT)
     shutil.rmtree(folder)

@@ -1296,6 +1296,17 @@ FILLED = st.fixed_dictionaries(
 )
 
 
+def test_custom_error_that_quotes_a_lone_surrogate_is_one_error() -> None:
+    """What a validator of the application says need not be text that can be shown [L1]."""
+    registry = Registry()
+    registry.register(Card)
+
+    with pytest.raises(InvalidMessageError) as caught:
+        validate(registry, {"type": "Card", "data": {"custom": "\ud800"}})
+
+    assert "Cannot read a message: Refused by a validator of the class." in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("read", "payloads"),
     [

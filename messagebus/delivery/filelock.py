@@ -63,7 +63,9 @@ class FileLock:
         return self._owner == threading.get_ident()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others have it. In a child it is the parent's, and stays so."""
+        if not self.is_mine():
+            return
         self._owner = 0
         if self._fd >= 0 and sys.platform != "win32":
             fcntl.flock(self._fd, fcntl.LOCK_UN)

@@ -37,7 +37,7 @@ _TREE: Final = f"""
 """
 _DEAD_BELOW: Final = f"""
     {_BELOW} SELECT m.type, d.handler, d.error
-    FROM below b JOIN mb_message m ON m.id = b.id JOIN mb_dead d ON d.seq = m.seq ORDER BY d.id
+    FROM below b CROSS JOIN mb_message m CROSS JOIN mb_dead d WHERE m.id = b.id AND d.seq = m.seq ORDER BY d.id
 """
 _RESULTS: Final = f"""
     {_BELOW} SELECT m.id, m.finished_at, m.results

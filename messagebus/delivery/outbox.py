@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from messagebus.delivery.connection import Row
 from messagebus.delivery.schema import POSTGRES, SQLITE, Insert, Update
 from messagebus.delivery.sending import add_all, prepare, row_of
+from messagebus.delivery.sqlite import driver
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
@@ -41,20 +42,33 @@ def send_in(
     as those of the session's other statements.
 
     On SQLite up to 3.51.2 two connections that write and checkpoint at one instant may damage the file; the stores of
-    this library take turns, which a session does not know of. Where both write at the same time, have the extra
-    ``sqlite``, and ``create_engine(..., module=pysqlite3)``.
+    this library take turns, which a session does not know of. Where both write at the same time, install the extra
+    ``sqlite``, and have the session use what it brings too: ``create_engine(..., module=pysqlite3)``.
 
     Raises:
         UnwritableMessageError, ConflictError: As `Store.send`.
-        ConfigurationError: If the session's database is of another kind.
+        ConfigurationError: If the session's database is of another kind, or its driver another SQLite than the stores'.
     """
     connection = session if isinstance(session, sqlalchemy.Connection) else session.connection()
     if connection.dialect.name not in _ENGINES:
         why, remedy = f"its database is {connection.dialect.name}", "Use SQLite or PostgreSQL, or a store of its own."
         raise ConfigurationError("send in a session", why, remedy)
+    if connection.dialect.name == "sqlite":
+        _check_driver(connection)
     sending = prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope)
     statements = _SessionStatements(connection)
     return add_all(statements, [row_of(sending, statements.now())])[0]
+
+
+def _check_driver(connection: "sqlalchemy.Connection") -> None:
+    """Refuse a second SQLite in one process: the two would not see each other's locks, and damage the file.
+
+    Source: https://sqlite.org/howtocorrupt.html, 2.2.1.
+    """
+    theirs, ours = type(connection.connection.driver_connection).__module__.partition(".")[0], driver.__name__
+    if theirs != ours:
+        why = f"it uses the SQLite of {theirs}, and the stores of this process use that of {ours}"
+        raise ConfigurationError("send in a session", why, f"Use create_engine(..., module={ours}).")
 
 
 _ENGINES: Final = {"sqlite": SQLITE, "postgresql": POSTGRES}

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from typing import Any, Final, cast
@@ -56,7 +56,11 @@ class SqliteConnection:
         self._process = os.getpid()
 
     def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
-        rows: list[Row] = self.raw.execute(self._translated[sql], parameters).fetchall()
+        rows: list[Row]
+        try:
+            rows = self.raw.execute(self._translated[sql], parameters).fetchall()
+        except UnicodeDecodeError:  # Of one driver; the other says so itself.
+            raise driver.OperationalError("cannot decode a text") from None
         return rows
 
     def change(self, sql: str, parameters: Mapping[str, Any]) -> int:
@@ -178,8 +182,10 @@ class SqliteStore(SqlStore):
         self._file_lock.restart()
 
     def _close(self, connection: Connection) -> None:
-        # The last one to close a file checkpoints it.
-        with self._alone("close the store"):
+        # Who closes a file last checkpoints it. Where another has the lock for so long, ours is not the last.
+        with ExitStack() as stack:
+            with suppress(StoreBusyError):
+                stack.enter_context(self._alone("close the store"))
             connection.close()
 
     def _lock(self, what: str) -> None:

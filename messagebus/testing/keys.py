@@ -164,22 +164,30 @@ class KeyLaws(Laws):
         assert [["o-1"], ["o-3"]] == [order_ids([finish(store)]) for _ in range(2)]
 
     def test_workers_keep_the_order_of_each_key(self, store: Store, another: Callable[[], Store]) -> None:
-        """[D5] Several workers, many keys: each message once, and per key in order."""
+        """[D5] Several workers, many keys: each message once, per key in order, and one at a time."""
         keys, each = 10, 12
         for number in range(each):
             for key in range(keys):
                 store.send(PlaceOrder(order_id=f"{key}-{number}"), key=f"customer-{key}")
         done: list[str] = []
+        in_hand: Counter[str | None] = Counter()
+        most_in_hand = 0
 
         def work(source: Store) -> None:
-            while len(done) < keys * each:
+            nonlocal most_in_hand
+            while (stats := source.stats()).due + stats.in_flight:
                 claim = source.claim(5, LEASE)
+                in_hand.update(message.key for message in claim.messages)
+                most_in_hand = max([most_in_hand, *in_hand.values()])
                 for message in claim.messages:
                     done.extend(order_ids([message]))
+                    in_hand[message.key] -= 1
                     end(source, claim.token, message)
 
-        at_once(*[lambda source=source: work(source) for source in [store, another() if self.is_shared else store]])
+        stores = [store, *([another(), another()] if self.is_shared else [store, store])]
+        at_once(*[lambda source=source: work(source) for source in stores])
 
+        assert 1 == most_in_hand
         assert {1} == set(Counter(done).values())
         for key in range(keys):
             assert [f"{key}-{number}" for number in range(each)] == [one for one in done if one.startswith(f"{key}-")]

@@ -1,19 +1,19 @@
 """Faults F32 to F54: each has a test named after it, on real files, servers and processes.
 
-F32, F33 and F42 are in test_kills.py, F34 in test_power.py.
+Those that need a worker are in test_worker_faults.py, F32, F33 and F42 in test_kills.py, F34 in test_power.py.
 """
 
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from textwrap import dedent
 
@@ -32,24 +32,6 @@ from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, dies, end, finish, outcome, sending, take, take_one
 from messagebus.testing.shop import OrderPlaced, PlaceOrder, order_ids, orders
 from tests import servers
-
-ROOT = __file__.rpartition("/tests/")[0]
-PRELUDE = """
-    import os, sys
-    from messagebus.delivery import open_store, Settlement
-    from messagebus.errors import *
-    from messagebus.testing.laws import *
-    from messagebus.testing.shop import *
-    url = sys.argv[1]
-"""
-
-
-def start(script, *arguments, **settings):
-    """Start a script in an interpreter of its own, with pipes for input and output."""
-    environment = {**os.environ, "PYTHONPATH": ROOT, **settings.pop("env", {})}
-    command = [sys.executable, "-c", dedent(PRELUDE) + dedent(script), *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
-    return subprocess.Popen(command, env=environment, **pipes, **settings)
 
 
 def outputs(*processes):
@@ -90,7 +72,7 @@ def store(opened):
 
 
 @pytest.mark.parametrize(("error", "why"), [(28, "full"), (5, "disk failed"), (30, "")])
-def test_f35_disk_is_full_or_broken(tmp_path, library, error, why):
+def test_f35_disk_is_full_or_broken(start, tmp_path, library, error, why):
     """[D1] What could not be written was not accepted, and when it can be written again everything goes on."""
     fault = tmp_path / "fault"
     folder = tmp_path / "place"
@@ -130,7 +112,7 @@ def test_f35_disk_is_full_or_broken(tmp_path, library, error, why):
     ],
     ids=["forbidden", "read-only", "a folder", "no folder"],
 )
-def test_f35_file_is_not_to_be_had(spoil):
+def test_f35_file_is_not_to_be_had(start, spoil):
     """[D11] No permission, read-only, a folder, no folder: the program is told, as of something that may pass."""
     script = """
         open_store("memory://").close()  # Whom the program becomes may not even read what Python imports.
@@ -304,7 +286,7 @@ def test_f37_any_bit_may_have_changed(tmp_path):
 # F38 to F43: who may say what
 
 
-def test_f38_two_processes_claim_at_once(url, opened, clock):
+def test_f38_two_processes_claim_at_once(start, url, opened, clock):
     """[D6] Exactly one gets each message, and no message is forgotten."""
     store = opened(clock=time.time)
     wanted = [f"o-{number}" for number in range(1_000)]
@@ -319,6 +301,23 @@ def test_f38_two_processes_claim_at_once(url, opened, clock):
     got = outputs(*(start(script, url) for _ in range(3)))
 
     assert Counter(wanted) == Counter(" ".join(got).split())
+
+
+def test_f38_sender_commits_late(postgres, clock):
+    """[D5] What got its place early and was committed late is not handled beside one that came after it."""
+    url = postgres.fresh()
+    sender, store = open_store(url, clock=clock), open_store(url, clock=clock)
+    with sender.transaction() as transaction:
+        transaction.send(PlaceOrder(order_id="late"), key="customer-7")
+        store.send_many(orders("o-1", "o-2"), key="customer-7")
+        token, message = take_one(store)
+
+    assert () == take(store)
+
+    end(store, token, message)
+    assert [["late"], ["o-2"]] == [order_ids([finish(store)]) for _ in range(2)]
+    sender.close()
+    store.close()
 
 
 def test_f39_slow_worker_is_fenced(store, opened, clock):
@@ -481,7 +480,7 @@ def test_f49_clocks_are_put_forward_and_back(opened, day):
 # F51 to F53: processes
 
 
-def test_f51_worker_is_stopped_and_goes_on(url, opened):
+def test_f51_worker_is_stopped_and_goes_on(start, url, opened):
     """[D6] Stopped for longer than its lease, it finds that the message is another's."""
     store = opened(clock=time.time)
     store.send(PlaceOrder(order_id="o-1"))
@@ -507,7 +506,7 @@ def test_f51_worker_is_stopped_and_goes_on(url, opened):
     assert set() == end(store, claim.token, message)
 
 
-def test_f52_process_forks_after_opening(url):
+def test_f52_process_forks_after_opening(start, url):
     """[D11] Children open it anew; nobody hangs, and nobody uses what is another's. With a group commit under way."""
     script = """
         import asyncio, threading
@@ -552,7 +551,7 @@ def test_f53_schema_is_newer(opened):
     store.send(PlaceOrder(order_id="o-1"))
     with store.transaction() as transaction:
         transaction.execute("UPDATE mb_meta SET version = version + 1")
-    with pytest.raises(StoreFileError, match="newer"):
+    with pytest.raises(StoreFileError, match="version 2"):
         opened()
 
     with store.transaction() as transaction:
@@ -563,8 +562,8 @@ def test_f53_schema_is_newer(opened):
 # F54: very many
 
 
-def test_f54_many_wait(opened, clock):
-    """[D2] A claim among 20,000, half of them behind one key, takes about as long as one among 200."""
+def test_f54_many_wait(opened):
+    """[D2] A claim among 30,000, half of them behind one key, takes about as long as one among 2,000."""
     store = opened()
 
     def typical():
@@ -577,17 +576,16 @@ def test_f54_many_wait(opened, clock):
             store.release(claim.token, [message.seq for message in claim.messages])
         return median(took)
 
-    store.send_many(orders(*map(str, range(100))))
-    store.send_many(orders(*map(str, range(100))), key="customer-7")
-    few = typical()
-    store.send_many(orders(*map(str, range(9_900))))
-    store.send_many(orders(*map(str, range(9_900))), key="customer-7")
+    def send(count):
+        store.send_many(orders(*map(str, range(count))))
+        store.send_many(orders(*map(str, range(count))), key="customer-7")
 
+    send(1_000)
+    few = typical()
+    send(14_000)
     many = typical()
 
-    assert many < 10 * few, (
-        f"{few * 1000:.1f} ms, then {many * 1000:.1f} ms; who looks at each takes a hundred times as long"
-    )
+    assert many < 5 * few, f"{few * 1000:.1f} ms, then {many * 1000:.1f} ms: it looks at each that waits"
 
 
 def test_f54_pruned_file_does_not_grow(tmp_path, clock):
@@ -608,3 +606,12 @@ def test_f54_pruned_file_does_not_grow(tmp_path, clock):
 
     assert path.stat().st_size <= 4 * 300 * 1_000
     assert sizes[-1] <= 2 * sizes[2]
+
+
+def test_every_fault_has_a_test():
+    """F44 needs a broker, to which an outbox is relayed."""
+    files = Path(__file__).parent.glob("test_*.py")
+    names = [name for file in files for name in re.findall(r"^def (test_f\d\w+)", file.read_text(), re.MULTILINE)]
+    numbers = {int(number) for name in names for number in re.findall(r"(?<=_f)\d+", name)}
+
+    assert {44} == {*range(32, 55)} - numbers
