@@ -1,7 +1,7 @@
 """One stored message and its handlers: what runs, what it sent and wrote, and what became of each."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -117,17 +117,19 @@ def _reporting_later(handler: Handler) -> Handler:
 class _HandlerWork:
     """What one handler sends and writes while it runs: kept if it finishes."""
 
-    __slots__ = ("_savepoint", "_started", "duration_ms", "handler", "handling", "results", "sends", "store")
+    duration_ms = 0.0
+    _savepoint: AbstractContextManager[None] | None = None
 
     def __init__(self, outer: Any, handler: Handler) -> None:
         self.handling: Handling = outer.handling
-        self.store = outer.store
         self.handler = handler
         self.sends: list[Sending] = []
         self.results: list[bytes] = []
-        self._savepoint: AbstractContextManager[None] | None = None
-        self.duration_ms = 0.0
         self._started = perf_counter()
+
+    @property
+    def store(self) -> Store:
+        return self.handling.rules.store
 
     def add(self, sending: Sending) -> None:
         self.sends.append(sending)
@@ -147,11 +149,16 @@ class _HandlerWork:
     async def turn(self) -> None:
         await self.handling.desk.turn()
 
-    def take(self, result: object) -> None:
+    def take(self, result: Any) -> None:
         """Make of what a handler returned what will be stored; whatever is wrong with it is the handler's failure."""
         if result is None:
             return
         bus: Any = self.handling.bus
+        plan = bus._snapshot.get(type(result))
+        if plan is not None and not plan.is_return:  # One message: there is nothing to take apart, nor to look at.
+            self.sends.append(prepare(result))
+            bus._count += 1
+            return
         messages = bus._follow_ups(bus._in_hand, self.handler, result)
         for message in messages:
             if bus._snapshot[type(message)].is_return:
@@ -199,7 +206,7 @@ class Handling:
     finished: dict[str, _HandlerWork] = field(default_factory=dict)
     failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
     has_savepoint: bool = False
-    _handlers: list[Handler] = field(default_factory=list)
+    _handlers: Sequence[Handler] = ()
     _outcomes: list[Outcome] = field(default_factory=list)
     _message: Message | None = None
 
@@ -237,14 +244,15 @@ class Handling:
             return
         bus = self.rules.bus(self._message, registry=self.rules.registry, envelope=self._envelope(self._message))
         delivery: Any = bus._in_hand
-        self._handlers = [handler for handler in delivery.plan.handlers if self._is_due(handler)]
-        if stored.outcomes:
-            self._note_vanished({handler.name for handler in delivery.plan.handlers})
-        if len(self._handlers) < len(delivery.plan.handlers):
-            if not self._handlers:
+        handlers = self._handlers = delivery.plan.handlers
+        if stored.outcomes or stored.attempt > self.rules.retry.attempts:
+            self._handlers = [handler for handler in handlers if self._is_due(handler)]
+            self._note_vanished({handler.name for handler in handlers})
+            if not self._handlers and handlers:
                 return
-            delivery.plan = replace(delivery.plan, handlers=tuple(self._handlers))
-            delivery.left = delivery.plan.handlers
+            if len(self._handlers) < len(handlers):
+                delivery.left = tuple(self._handlers)
+                delivery.plan = replace(delivery.plan, handlers=delivery.left)
         self.bus = bus
 
     def _envelope(self, message: Message) -> Envelope:
@@ -295,8 +303,9 @@ class Handling:
             self._note_refused(self.error)
         else:
             self._outcomes += map(self._outcome, self._handlers)
-        sends = [sending for work in self.finished.values() for sending in work.sends]
-        results = [result for work in self.finished.values() for result in work.results]
+        works = self.finished.values()
+        sends = [sending for work in works for sending in work.sends]
+        results = [result for work in works for result in work.results]
         packed = b"[" + b",".join(results) + b"]" if results else None
         return Settlement(self.stored.seq, self._outcomes, sends, packed, self.rules.retry.parks)
 

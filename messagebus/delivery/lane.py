@@ -138,7 +138,9 @@ class Lane:
             WORK.reset(token)
         settlement = handling.settle()
         self._settlements.append(settlement)
-        self._tell(stored, settlement)
+        for outcome in settlement.outcomes:
+            if outcome.state != "done":
+                self._tell(stored, outcome)
 
     def _adapt(self, taken: float, handled: int) -> None:
         """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
@@ -258,12 +260,11 @@ class Lane:
 
     # Records
 
-    def _tell(self, stored: Stored, settlement: Settlement) -> None:
-        for outcome in settlement.outcomes:
-            if outcome.state == "dead" and self._shift.complain is not None:
-                self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
-            elif outcome.state == "retry" and self._shift.report is not None:
-                self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
+    def _tell(self, stored: Stored, outcome: Outcome) -> None:
+        if outcome.state == "dead" and self._shift.complain is not None:
+            self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
+        elif outcome.state == "retry" and self._shift.report is not None:
+            self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
 
     def _trouble(self, error: MessageBusError) -> float:
         if self._shift.complain is not None:
