@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from messagebus.bus import AsyncMessageBus, MessageBus
+from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sending import prepare
-from messagebus.delivery.store import WORK, Failure, Outcome, Sending, Settlement, Store, Stored, Transaction
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError, full_name
 from messagebus.messages import Message, to_json

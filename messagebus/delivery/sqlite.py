@@ -10,10 +10,11 @@ from itertools import chain
 from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
-from messagebus.delivery.store import Claim, Transaction
+from messagebus.delivery.store import Transaction
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
