@@ -35,6 +35,7 @@ _LINE: Final = """
 _SCHEMA_LINE: Final = "SELECT pg_advisory_xact_lock(7824502126)"
 
 
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _SETTINGS: Final = "SELECT set_config('lock_timeout', :timeout, false)"
 _SERVER: Final = """
     SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision), current_setting('synchronous_commit')
@@ -72,18 +73,18 @@ class PostgresConnection:
     def wait_in_line(self) -> None:
         self.rows(_LINE)
 
-    def begin(self) -> None:
-        self.change("BEGIN ISOLATION LEVEL READ COMMITTED", {})
+    def begin(self, *, is_durable: bool = True) -> None:
+        self.raw.execute(_BEGIN if is_durable else f"{_BEGIN}; SET LOCAL synchronous_commit = off")
 
     def commit(self) -> None:
         if self.raw.info.transaction_status == TransactionStatus.INERROR:
             why = "a statement in it has failed, and PostgreSQL would roll it back without a word"
             raise DispatchError("commit a transaction", why, "Have what may fail in a savepoint().")
-        self.change("COMMIT", {})
+        self.raw.execute("COMMIT")
 
     def rollback(self) -> None:
-        with suppress(exc.SQLAlchemyError):
-            self.change("ROLLBACK", {})
+        with suppress(psycopg.Error):
+            self.raw.execute("ROLLBACK")
 
     def close(self) -> None:
         with suppress(exc.SQLAlchemyError):
@@ -166,9 +167,8 @@ class PostgresStore(SqlStore):
         """Nobody was kept from it."""
 
     def _meaning(self, error: Exception, what: str) -> Exception | None:
-        if not isinstance(error, exc.DBAPIError):
-            return None
-        meant = _meaning(error, what)
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        meant = _meaning(cause, what) if isinstance(cause, psycopg.Error) else None
         if isinstance(meant, StoreUnavailableError):
             self._pool.close_idle()
         return meant
@@ -211,7 +211,7 @@ _BUSY: Final = {
 }
 _UNAVAILABLE: Final = {
     "08": "the connection was lost",
-    "25": "the server is read-only",
+    "25006": "the server is read-only",
     "28": "the server does not let us in",
     "3D": "the server has no such database",
     "53": "the server has no more room, or no more connections",
@@ -220,15 +220,13 @@ _UNAVAILABLE: Final = {
 }
 
 
-def _meaning(error: exc.DBAPIError, what: str) -> Exception | None:
+def _meaning(error: psycopg.Error, what: str) -> Exception | None:
     """Return what an error of PostgreSQL is to the caller; None if it is the caller's own."""
-    state = getattr(error.orig, "sqlstate", None)
+    state = error.sqlstate
+    if state is None:
+        is_lost = isinstance(error, psycopg.OperationalError)
+        return StoreUnavailableError(what, "the server cannot be reached") if is_lost else None
     if state in _BUSY:
         return StoreBusyError(what, _BUSY[state])
-    if state is None:
-        is_lost = error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
-        return StoreUnavailableError(what, "the server cannot be reached") if is_lost else None
-    if state[:2] == "25" and state != "25006":
-        return None
-    known = _UNAVAILABLE.get(state[:2])
+    known = _UNAVAILABLE.get(state) or _UNAVAILABLE.get(state[:2])
     return StoreUnavailableError(what, f"{known} ({state})") if known else None
