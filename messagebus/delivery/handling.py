@@ -178,7 +178,7 @@ class _HandlerWork:
             self.handling.failed[self.handler.name] = error, self.duration_ms
 
     def _leave(self, error: BaseException | None) -> None:
-        self.duration_ms = round((perf_counter() - self._started) * 1000, 3)
+        self.duration_ms = (perf_counter() - self._started) * 1000
         if self._savepoint is None:
             return
         savepoint, self._savepoint = self._savepoint, None
@@ -257,15 +257,17 @@ class Handling:
         self.bus = bus
 
     def _envelope(self, message: Message) -> Envelope:
-        stored = self.stored
-        tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
+        stored, before = self.stored, 0
+        if stored.outcomes:
+            tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
+            before = max(tried, default=0)
         return Envelope(
             message,
             id=stored.id,
-            correlation_id=stored.correlation_id,
+            correlation_id=None if stored.correlation_id == stored.id else stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
-            attempt=stored.attempt + max(tried, default=0),
+            attempt=stored.attempt + before,
             headers=stored.headers,
         )
 
@@ -283,8 +285,10 @@ class Handling:
         return True
 
     def _attempts(self, handler: str) -> int:
-        before = self.stored.outcomes.get(handler)
-        return self.stored.attempt + (before.attempts if before is not None else 0)
+        stored = self.stored
+        if not stored.outcomes or handler not in stored.outcomes:
+            return stored.attempt
+        return stored.attempt + stored.outcomes[handler].attempts
 
     def _note_vanished(self, names: set[str]) -> None:
         for outcome in self.stored.outcomes.values():
@@ -304,9 +308,11 @@ class Handling:
             self._note_refused(self.error)
         else:
             self._outcomes += map(self._outcome, self._handlers)
-        works = self.finished.values()
-        sends = [sending for work in works for sending in work.sends]
-        results = [result for work in works for result in work.results]
+        sends: list[Sending] = []
+        results: list[bytes] = []
+        for work in self.finished.values():
+            sends += work.sends
+            results += work.results
         packed = b"[" + b",".join(results) + b"]" if results else None
         return Settlement(self.stored.seq, self._outcomes, sends, packed, self.rules.retry.parks)
 

@@ -115,11 +115,20 @@ class Lane:
         self._unsettled = [*claim.messages]
         self.claim, self.claimed_at = claim, monotonic()
         begun = settled_at = self.claimed_at
+        rules = self._shift.rules
         try:
             for stored in claim.messages:
                 if self._shift.is_stopping:
                     break
-                yield from self._handle(stored)
+                handling = Handling(rules, self, stored)
+                token = WORK.set(handling)
+                try:
+                    handling.open()
+                    if handling.bus is not None:
+                        yield handling
+                finally:
+                    WORK.reset(token)
+                self._keep(handling.settle(), stored)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()
                     settled_at = monotonic()
@@ -128,16 +137,7 @@ class Lane:
         finally:
             self._give_back(claim)
 
-    def _handle(self, stored: Stored) -> Generator[Step, None, None]:
-        handling = Handling(self._shift.rules, self, stored)
-        token = WORK.set(handling)
-        try:
-            handling.open()
-            if handling.bus is not None:
-                yield handling
-        finally:
-            WORK.reset(token)
-        settlement = handling.settle()
+    def _keep(self, settlement: Settlement, stored: Stored) -> None:
         self._settlements.append(settlement)
         for outcome in settlement.outcomes:
             if outcome.state != "done":
