@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from messagebus.delivery import open_store
+from messagebus.delivery.entries import Outcome, Settlement
 from tests.benchmarks import bare, orders
 from tests.benchmarks.comparison import environment
 from tests.benchmarks.drain import BATCH
@@ -48,6 +49,7 @@ _SIZES = {
 }
 _FEW = 1_000
 _KEYS = 500
+_CLAIMS = 10
 
 
 def _parse(arguments: Sequence[str] | None) -> Namespace:
@@ -195,13 +197,12 @@ def _timed(run: Callable[[], object], amount: int) -> Rate:
 
 
 def handling(place: Place, size: _Size) -> list[Line]:
-    contenders = {
-        "prototype": _draining(place, "prototype", size.commands, 1),
-        "same": _draining(place, "same", size.commands, 1),
-        "ours": _draining(place, "ours", size.commands, 1),
-        "logged": _draining(place, "logged", size.commands, 1),
-    }
+    names = ("prototype", "same", "ours", "logged")
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    contenders = {name: _draining(place, name, size.commands, spent[name]) for name in names}
     figures = measure_rates(contenders, size.rounds)
+    for name in names:
+        figures[f"{name} on the processor"] = spent[name][-len(figures[name]) :]
     figures["messages"] = [2 * rate for rate in figures["ours"]]
     what = f"{size.commands:,} stored commands"
     loop = "a bare loop: claim, validate, acknowledge"
@@ -210,28 +211,37 @@ def handling(place: Place, size: _Size) -> list[Line]:
         [
             Comparison(f"{what}, messages handled", f"{loop}; only these commands", "messages", "prototype", 0.4),
             Comparison(f"{what}, with their events", f"{loop}, call, store and handle the events", "ours", "same", 0.4),
+            Comparison(
+                "the same, in a second of the processor",
+                "that of the same loop",
+                "ours on the processor",
+                "same on the processor",
+            ),
             Comparison("the same, a record of each", "the same loop, which records nothing", "logged", "same"),
         ],
     )
 
 
-def _draining(place: Place, who: str, commands: int, each: int) -> Rate:
-    """Return the rate of a worker process that is run anew each time."""
+def _draining(place: Place, who: str, commands: int, spent: list[float]) -> Rate:
+    """Return the rate of a worker process that is run anew each time; ``spent`` gets that by time on the processor."""
 
     def rate() -> float:
         arguments = [sys.executable, "-m", "tests.benchmarks.drain", who, place(), str(commands)]
-        return each * commands / _seconds(arguments)
+        seconds, on_the_processor = _printed(arguments)
+        spent.append(commands / on_the_processor)
+        return commands / seconds
 
     return rate
 
 
-def _seconds(arguments: Sequence[str]) -> float:
+def _printed(arguments: Sequence[str]) -> list[float]:
+    """Return the numbers that a process prints in its last line."""
     with TemporaryDirectory() as folder, Path(folder, "log").open("w+") as log:
         done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
         if done.returncode:
             log.seek(0)
             raise RuntimeError(f"{' '.join(map(str, arguments))} failed:\n{log.read()[-2_000:]}")
-    return float(done.stdout.split()[-1])
+    return [float(number) for number in done.stdout.splitlines()[-1].split()]
 
 
 # Claiming
@@ -254,19 +264,26 @@ def claims(name: str, place: Place, size: _Size) -> list[Line]:
 
 @contextmanager
 def _claiming(url: str, waiting: int, key_of: Callable[[int], str | None]) -> Iterator[Rate]:
+    """Claim where so many messages wait at any time: what is claimed is settled, and others are sent."""
     store = open_store(url)
-    for begin in range(0, waiting, _FEW):
-        keys = map(key_of, range(begin, begin + _FEW))
-        store.send_many(orders.place_orders(_FEW), key=lambda _, keys=keys: next(keys))
+    numbers = count()
+
+    def send(number: int) -> None:
+        store.send_many(orders.place_orders(number), key=lambda _: key_of(next(numbers)))
+
+    for _ in range(waiting // _FEW):
+        send(_FEW)
 
     def rate() -> float:
         taken = 0.0
-        for _ in range(10):
+        for _ in range(_CLAIMS):
             started = perf_counter()
             claim = store.claim(BATCH, 30.0)
             taken += perf_counter() - started
-            store.release(claim.token, [stored.seq for stored in claim.messages])
-        return 10 / taken
+            done = [Settlement(stored.seq, [Outcome("send_mail", "done", 1)]) for stored in claim.messages]
+            store.settle(claim.token, done)
+            send(len(done))
+        return _CLAIMS / taken
 
     yield rate
     store.close()
@@ -276,7 +293,7 @@ def _claiming(url: str, waiting: int, key_of: Callable[[int], str | None]) -> It
 
 
 def engines(place: Place, size: _Size, peers: Path, name: str, others: Sequence[str], goal: float) -> list[Line]:
-    contenders = {"ours": _draining(place, "ours", size.jobs * 5, 1)}
+    contenders = {"ours": _draining(place, "ours", size.jobs * 5, [])}
     for other in others:
         extras = ["psycopg[binary,pool]"] if name == "PostgreSQL" else []
         contenders[other] = _engine(environment(other, peers, *extras), other, place, size.jobs)
@@ -291,7 +308,7 @@ def engines(place: Place, size: _Size, peers: Path, name: str, others: Sequence[
 def _engine(python: Path, name: str, place: Place, jobs: int) -> Rate:
     def rate() -> float:
         url = place().replace("+psycopg", "").removeprefix("sqlite:///")
-        return jobs / _seconds([str(python), "-I", str(_ENGINES / f"{name}.py"), url, str(jobs)])
+        return jobs / _printed([str(python), "-I", str(_ENGINES / f"{name}.py"), url, str(jobs)])[0]
 
     return rate
 
