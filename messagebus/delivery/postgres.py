@@ -29,9 +29,11 @@ except ImportError as missing:
 
 __all__ = ["PostgresStore"]
 
-# One number for each table of messages, which no other use of advisory locks is likely to take.
+# The lock has one number for each table of messages, which no other use of such locks is likely to take. Without the
+# setting a planner that has no statistics yet sorts all that waits for a key, instead of reading an index from its end.
 _LINE: Final = """
-    SELECT pg_advisory_xact_lock(7824502126 * 1000000000 + CAST(CAST(CAST('mb_message' AS regclass) AS oid) AS bigint))
+    SELECT pg_advisory_xact_lock(7824502126 * 1000000000 + CAST(CAST(CAST('mb_message' AS regclass) AS oid) AS bigint)),
+    set_config('enable_bitmapscan', 'off', true)
 """
 _SCHEMA_LINE: Final = "SELECT pg_advisory_xact_lock(7824502126)"
 
