@@ -14,11 +14,13 @@ Output::
 """
 
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from examples.allocation.bootstrap import bootstrap
 from examples.allocation.bus import AllocationBus
+from examples.allocation.database import opened
 from examples.allocation.mail import KeptMail
 from examples.allocation.messages import Allocate, ChangeBatchQuantity, CreateBatch
 from examples.allocation.view import AllocationView
@@ -30,7 +32,7 @@ def main() -> None:
         path = Path(folder, "stock.db")
         mail = KeptMail()
         registry = bootstrap(path, mail)
-        view = AllocationView(path)
+        view = AllocationView(partial(opened, path))
 
         def run(*commands: Command) -> None:
             for command in commands:

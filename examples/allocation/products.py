@@ -1,12 +1,12 @@
 """The repository of products, and the unit of work: what a handler changed is saved together, or not at all."""
 
-import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-from examples.allocation.database import opened, transaction
+from examples.allocation.database import Connection, opened, transaction
 from examples.allocation.model import Batch, OrderLine, Product
 from messagebus import Event
 
@@ -24,7 +24,7 @@ class UnknownProductError(LookupError):
 class Products:
     """The products of one unit of work, loaded when they are first asked for."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loaded: dict[str, tuple[Product, int]] = {}
 
@@ -48,8 +48,8 @@ class Products:
         """Return the product, a new one if there is none."""
         if sku not in self._loaded:
             # The version first: if somebody changes the batches before they are read, `save` will find out.
-            row = self._connection.execute("SELECT version FROM product WHERE sku = ?", [sku]).fetchone()
-            version = row[0] if row else 0
+            rows = self._connection.execute("SELECT version FROM product WHERE sku = :sku", {"sku": sku})
+            version = rows[0][0] if rows else 0
             self._loaded[sku] = Product(sku, self._batches(sku), version), version
         return self._loaded[sku][0]
 
@@ -59,10 +59,10 @@ class Products:
         Raises:
             UnknownProductError: If there is no such batch.
         """
-        row = self._connection.execute("SELECT sku FROM batch WHERE reference = ?", [reference]).fetchone()
-        if row is None:
+        rows = self._connection.execute("SELECT sku FROM batch WHERE reference = :it", {"it": reference})
+        if not rows:
             raise UnknownProductError(reference)
-        return self.get(row[0])
+        return self.get(rows[0][0])
 
     def save(self) -> None:
         """Write the products that have changed.
@@ -75,28 +75,31 @@ class Products:
                 self._save(product, version)
 
     def _batches(self, sku: str) -> list[Batch]:
-        select = "SELECT reference, quantity, eta FROM batch WHERE sku = ? ORDER BY rowid"
+        select = "SELECT reference, quantity, eta FROM batch WHERE sku = :sku ORDER BY rowid"
         batches = {
             reference: Batch(reference, sku, quantity, eta and date.fromisoformat(eta))
-            for reference, quantity, eta in self._connection.execute(select, [sku])
+            for reference, quantity, eta in self._connection.execute(select, {"sku": sku})
         }
-        select = "SELECT batch, order_id, quantity FROM order_line WHERE sku = ? ORDER BY rowid"
-        for reference, order_id, quantity in self._connection.execute(select, [sku]):
+        select = "SELECT batch, order_id, quantity FROM order_line WHERE sku = :sku ORDER BY rowid"
+        for reference, order_id, quantity in self._connection.execute(select, {"sku": sku}):
             batches[reference].lines.append(OrderLine(order_id, sku, quantity))
         return list(batches.values())
 
     def _save(self, product: Product, version: int) -> None:
-        sku, batches = product.sku, product.batches
-        self._connection.execute("INSERT INTO product VALUES (?, 0) ON CONFLICT DO NOTHING", [sku])
-        update = "UPDATE product SET version = ? WHERE sku = ? AND version = ?"
-        if self._connection.execute(update, [product.version, sku, version]).rowcount == 0:
+        execute, sku = self._connection.execute, product.sku
+        execute("INSERT INTO product VALUES (:sku, 0) ON CONFLICT DO NOTHING", {"sku": sku})
+        update = "UPDATE product SET version = :new WHERE sku = :sku AND version = :old RETURNING sku"
+        if not execute(update, {"new": product.version, "sku": sku, "old": version}):
             raise StaleProductError(sku)
-        self._connection.execute("DELETE FROM order_line WHERE sku = ?", [sku])
-        self._connection.execute("DELETE FROM batch WHERE sku = ?", [sku])
-        rows = [(batch.reference, sku, batch.quantity, batch.eta and batch.eta.isoformat()) for batch in batches]
-        self._connection.executemany("INSERT INTO batch VALUES (?, ?, ?, ?)", rows)
-        lines = [(batch.reference, line.order_id, sku, line.quantity) for batch in batches for line in batch.lines]
-        self._connection.executemany("INSERT INTO order_line VALUES (?, ?, ?, ?)", lines)
+        execute("DELETE FROM order_line WHERE sku = :sku", {"sku": sku})
+        execute("DELETE FROM batch WHERE sku = :sku", {"sku": sku})
+        for batch in product.batches:
+            eta = batch.eta and batch.eta.isoformat()
+            row = {"reference": batch.reference, "sku": sku, "quantity": batch.quantity, "eta": eta}
+            execute("INSERT INTO batch VALUES (:reference, :sku, :quantity, :eta)", row)
+            for line in batch.lines:
+                row = {"batch": batch.reference, **asdict(line)}
+                execute("INSERT INTO order_line VALUES (:batch, :order_id, :sku, :quantity)", row)
 
 
 UnitOfWork = Callable[[], AbstractContextManager[Products]]

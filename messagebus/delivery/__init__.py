@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from messagebus.delivery.retry import Retry
-from messagebus.delivery.sql import RETENTION
-from messagebus.delivery.store import (
+from messagebus.delivery.entries import (
     Claim,
     DeadLetter,
     Failure,
@@ -17,13 +15,12 @@ from messagebus.delivery.store import (
     Settlement,
     Stats,
     Step,
-    Store,
     Stored,
-    Transaction,
     Waiting,
-    acurrent_transaction,
-    current_transaction,
 )
+from messagebus.delivery.retry import Retry
+from messagebus.delivery.sql import RETENTION
+from messagebus.delivery.store import Store, Transaction, acurrent_transaction, current_transaction
 from messagebus.delivery.worker import Worker
 from messagebus.errors import (
     ConfigurationError,

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim, Settlement, Stored
 from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
 from messagebus.delivery.schema import ADD_DEAD, SETTLE
 from messagebus.delivery.sending import add_all, row_of
-from messagebus.delivery.store import Claim, Settlement, Stored
 from messagebus.envelope import new_id
 
 __all__ = ["claim", "extend", "next_due", "owns", "pick", "release", "settle"]

@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from messagebus.bus import AsyncMessageBus, MessageBus
+from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sending import prepare
-from messagebus.delivery.store import WORK, Failure, Outcome, Sending, Settlement, Store, Stored, Transaction
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError, full_name
 from messagebus.messages import Message, to_json
@@ -249,13 +250,14 @@ class Handling:
 
     def _envelope(self, message: Message) -> Envelope:
         stored = self.stored
+        tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
         return Envelope(
             message,
             id=stored.id,
             correlation_id=stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
-            attempt=stored.attempt + max((outcome.attempts for outcome in stored.outcomes.values()), default=0),
+            attempt=stored.attempt + max(tried, default=0),
             headers=stored.headers,
         )
 
@@ -319,7 +321,8 @@ class Handling:
         failure = _failure(error, self._message)
         if retry.is_final(attempts, error):
             return Outcome(name, "dead", attempts, duration_ms, failure=failure)
-        due = self.rules.store.clock() + retry.wait(attempts)
+        # In whole milliseconds, as stores count: one that is due now must not come out as due a little later.
+        due = int((self.rules.store.clock() + retry.wait(attempts)) * 1000) / 1000
         return Outcome(name, "retry", attempts, duration_ms, due, failure)
 
 

@@ -3,9 +3,9 @@
 from typing import Final
 
 from messagebus.delivery.connection import Connection
+from messagebus.delivery.entries import Stats, Step
 from messagebus.delivery.outcomes import unpack
 from messagebus.delivery.sending import moment
-from messagebus.delivery.store import Stats, Step
 from messagebus.errors import DeliveryFailedError, ResultTimeoutError
 
 __all__ = ["prune", "result", "stats", "tree"]

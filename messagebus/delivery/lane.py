@@ -8,8 +8,9 @@ from time import monotonic
 from typing import Final, Literal, Protocol
 
 from messagebus import logs
+from messagebus.delivery.entries import Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Handling, Rules
-from messagebus.delivery.store import WORK, Claim, Outcome, Settlement, Store, Stored, Transaction
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.errors import DispatchError, MessageBusError, StoreError
 
 __all__ = ["Lane", "Shift", "Step", "Writer"]

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import DeadLetter, Failure, Outcome, Waiting
 from messagebus.delivery.outcomes import fate_of, pack, unpack
 from messagebus.delivery.sending import due_at, moment
-from messagebus.delivery.store import DeadLetter, Failure, Outcome, Waiting
 from messagebus.errors import ConflictError, full_name
 from messagebus.messages import Message, to_json, wire_name
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 
-from messagebus.delivery.store import Failure, Outcome
+from messagebus.delivery.entries import Failure, Outcome
 from messagebus.errors import StoreFileError
 
 __all__ = ["Fate", "clean", "fate_of", "pack", "read", "unpack"]

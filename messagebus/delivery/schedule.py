@@ -5,9 +5,9 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from messagebus.delivery.connection import Connection
+from messagebus.delivery.entries import Schedule
 from messagebus.delivery.schema import ADD_MESSAGES
 from messagebus.delivery.sending import moment
-from messagebus.delivery.store import Schedule
 from messagebus.envelope import new_id
 from messagebus.errors import ConfigurationError
 

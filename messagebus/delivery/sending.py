@@ -8,9 +8,9 @@ from typing import Any, Final
 from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.connection import Row, Statements
+from messagebus.delivery.entries import Sending
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES
-from messagebus.delivery.store import Sending
 from messagebus.envelope import CURRENT, Envelope, _random
 from messagebus.errors import (
     ConfigurationError,

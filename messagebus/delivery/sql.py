@@ -10,21 +10,10 @@ from typing import Any, Final, cast
 from messagebus.delivery import claims, history, letters, schedule
 from messagebus.delivery.access import Access
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
 from messagebus.delivery.group import Group
 from messagebus.delivery.sending import add, add_all, due_at, plain_row, prepare, row_of
-from messagebus.delivery.store import (
-    WORK,
-    Claim,
-    DeadLetter,
-    Schedule,
-    Sending,
-    Settlement,
-    Stats,
-    Step,
-    Transaction,
-    Waiting,
-    Work,
-)
+from messagebus.delivery.store import WORK, Transaction, Work
 from messagebus.delivery.transaction import SqlTransaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError

@@ -10,10 +10,10 @@ from itertools import chain
 from typing import Any, Final, cast
 
 from messagebus.delivery.connection import Connection, Row
+from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
-from messagebus.delivery.store import Claim
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
@@ -176,8 +176,12 @@ class SqliteStore(SqlStore):
             raw = driver.connect(
                 self._path, isolation_level=None, timeout=self._timeout, check_same_thread=False, cached_statements=256
             )
-            for setting in _SETTINGS:
-                raw.execute(setting)
+            try:
+                for setting in _SETTINGS:
+                    raw.execute(setting)
+            except BaseException:
+                raw.close()
+                raise
         return SqliteConnection(raw)
 
     def _restart(self) -> None:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from threading import Thread
 
-from messagebus.delivery.store import Settlement, Stats, Store
+from messagebus.delivery.entries import Settlement, Stats
+from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import LEASE, Laws, at_once, dies, end, finish, outcome, take, take_one
 from messagebus.testing.shop import PlaceOrder, order_ids, orders

@@ -175,7 +175,7 @@ class KeyLaws(Laws):
 
         def work(source: Store) -> None:
             nonlocal most_in_hand
-            while len(done) < keys * each:
+            while (stats := source.stats()).due + stats.in_flight:
                 claim = source.claim(5, LEASE)
                 in_hand.update(message.key for message in claim.messages)
                 most_in_hand = max([most_in_hand, *in_hand.values()])

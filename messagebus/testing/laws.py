@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import pytest
 
 from messagebus import Message, to_json
-from messagebus.delivery.store import Failure, Outcome, Sending, Settlement, State, Store, Stored
+from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, State, Stored
+from messagebus.delivery.store import Store
 from messagebus.envelope import Envelope
 from messagebus.testing.clock import Clock
 

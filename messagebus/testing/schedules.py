@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from messagebus import ConfigurationError, UnwritableMessageError, UsageError
-from messagebus.delivery.store import Schedule, Store
+from messagebus.delivery.entries import Schedule
+from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import Laws, at_once, finish, take
 from messagebus.testing.shop import LOG_IN, CancelOrder, Confirmation, PlaceOrder, order_ids

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from messagebus.delivery.store import Settlement, Store
+from messagebus.delivery.entries import Settlement
+from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import FAILURE, LEASE, Laws, end, finish, outcome, sending, take, take_one
 from messagebus.testing.shop import OrderPlaced, PlaceOrder, order_ids, orders

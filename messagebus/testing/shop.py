@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from pydantic_core import from_json
 
 from messagebus import Command, Event, ReturnMessage
-from messagebus.delivery.store import Stored
+from messagebus.delivery.entries import Stored
 
 __all__ = [
     "LOG_IN",

@@ -8,7 +8,8 @@ from typing import Self
 import pytest
 
 from messagebus import NotAMessageError, UnwritableMessageError
-from messagebus.delivery.store import WORK, Sending, Settlement, Store, Transaction
+from messagebus.delivery.entries import Sending, Settlement
+from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import CURRENT, Envelope
 from messagebus.errors import ConflictError
 from messagebus.testing.clock import Clock

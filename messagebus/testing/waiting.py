@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from messagebus.delivery.store import Store, Waiting
+from messagebus.delivery.entries import Waiting
+from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import LEASE, Laws, dies, end, finish, outcome, take, take_one
 from messagebus.testing.shop import CancelOrder, PlaceOrder, order_ids, orders

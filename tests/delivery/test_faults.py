@@ -1,10 +1,11 @@
 """Faults F32 to F54: each has a test named after it, on real files, servers and processes.
 
-F32, F33 and F42 are in test_kills.py, F34 in test_power.py.
+Those that need a worker are in test_worker_faults.py, F32, F33 and F42 in test_kills.py, F34 in test_power.py.
 """
 
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from textwrap import dedent
 
@@ -604,3 +606,12 @@ def test_f54_pruned_file_does_not_grow(tmp_path, clock):
 
     assert path.stat().st_size <= 4 * 300 * 1_000
     assert sizes[-1] <= 2 * sizes[2]
+
+
+def test_every_fault_has_a_test():
+    """F44 needs a broker, to which an outbox is relayed."""
+    files = Path(__file__).parent.glob("test_*.py")
+    names = [name for file in files for name in re.findall(r"^def (test_f\d\w+)", file.read_text(), re.MULTILINE)]
+    numbers = {int(number) for name in names for number in re.findall(r"(?<=_f)\d+", name)}
+
+    assert {44} == {*range(32, 55)} - numbers

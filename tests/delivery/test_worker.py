@@ -567,7 +567,7 @@ def test_poison_among_a_thousand_is_tried_five_times_and_kept(store, registry, c
     (letter,) = store.dead()
     assert 999 == handled_at_first == len(handled)
     assert 5 == len(tries) == letter.attempts
-    assert [1.0, 2.0, 4.0, 8.0] == ceilings
+    assert [1.0, 4.0, 16.0, 64.0] == ceilings
     assert ("ValueError", "no such order") == (letter.failure.error, letter.failure.text)
     assert "test_worker.py:" in letter.failure.place
     assert f"{__name__}.{place.__qualname__}" == letter.handler
@@ -587,6 +587,23 @@ def test_wait_before_a_retry_is_within_its_ceiling(store, registry, clock):
 
 def raise_value_error(message: Any) -> None:
     raise ValueError("no")
+
+
+def test_retry_without_a_wait_is_due_at_once(store, registry, clock):
+    """[D4] Times are kept in milliseconds, and none that is now is rounded to one that is later."""
+    clock.advance(0.0006)
+    tries = []
+
+    @registry.handles(Placed)
+    def fails(_event):
+        tries.append(current_envelope().attempt)
+        raise LookupError
+
+    store.send(Placed(order_id="o-1"))
+
+    work(store, registry, retry=Retry(attempts=3, first=0))
+
+    assert [1, 2, 3] == tries
 
 
 def test_permanent_error_is_a_dead_letter_at_once(store, registry):
@@ -639,6 +656,33 @@ def test_replaced_message_is_what_the_handler_gets(store, registry):
     work(store, registry)
 
     assert ["wrong", "right"] == seen
+
+
+def test_handler_sees_the_number_of_its_own_attempt(store, registry, clock):
+    """[D4] What its siblings needed, whether they are done or dead, is not counted; a replay counts from one again."""
+    seen = []
+
+    @registry.handles(Placed)
+    def fails_twice(_event):
+        if current_envelope().attempt < 3:
+            raise LookupError
+
+    @registry.handles(Placed)
+    def fails_once(_event):
+        seen.append(current_envelope().attempt)
+        if len(seen) == 1:
+            raise ValueError
+
+    store.send(Placed(order_id="o-1"))
+    for _ in range(3):
+        work(store, registry, retry=Retry(attempts=3, permanent=(ValueError,)))
+        clock.advance(3_600)
+    assert ["done", "dead"] == [outcome.state for outcome in store.tree(store.dead()[0].message_id)[0].outcomes]
+
+    store.retry(store.dead()[0].id)
+    work(store, registry)
+
+    assert [1, 1] == seen
 
 
 def test_message_that_its_worker_does_not_survive_is_a_dead_letter(store, registry, clock):

@@ -12,6 +12,7 @@ import pytest
 from examples.allocation import handlers
 from examples.allocation.bootstrap import bootstrap
 from examples.allocation.bus import AllocationBus
+from examples.allocation.database import opened
 from examples.allocation.mail import KeptMail, SmtpMail
 from examples.allocation.messages import (
     Allocate,
@@ -144,7 +145,7 @@ class Shop:
         self.path = folder / "stock.db"
         self.mail = KeptMail()
         self.registry = bootstrap(self.path, self.mail)
-        self.view = AllocationView(self.path)
+        self.view = AllocationView(partial(opened, self.path))
 
     def run(self, *messages):
         """Run each message."""

@@ -33,9 +33,9 @@ def stated_output(path: Path) -> str:
     return dedent(docstring.partition("Output::\n\n")[2]) + "\n"
 
 
-def test_ladder_has_eight_rungs():
+def test_ladder_has_ten_rungs():
     """No rung is missing, and so the tests below have something to run."""
-    assert sorted({name[:2] for name in RUNGS}) == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    assert sorted({name[:2] for name in RUNGS}) == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -46,11 +46,12 @@ def test_rung_prints_what_it_says(name):
     assert (done.stdout, done.stderr, done.returncode) == (stated_output(EXAMPLES / name), "", 0)
 
 
-def test_allocation_prints_what_it_says():
-    """The large example keeps its word like the small ones."""
-    done = run(["-m", "examples.allocation"])
+@pytest.mark.parametrize(("module", "file"), [("allocation", "__main__.py"), ("allocation.durable", "durable.py")])
+def test_allocation_prints_what_it_says(module, file):
+    """The large example keeps its word like the small ones, in process and durable."""
+    done = run(["-m", f"examples.{module}"])
 
-    assert (done.stdout, done.stderr, done.returncode) == (stated_output(EXAMPLES / "allocation/__main__.py"), "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == (stated_output(EXAMPLES / "allocation" / file), "", 0)
 
 
 def test_first_rung_has_at_most_fifteen_lines_of_code():
