@@ -26,7 +26,7 @@ class Retry:
 
     attempts: int = 5
     first: float = 1.0
-    factor: float = 2.0
+    factor: float = 4.0
     longest: float = 3_600.0
     permanent: tuple[type[Exception], ...] = ()
     parks: bool = True

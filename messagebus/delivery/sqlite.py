@@ -177,8 +177,12 @@ class SqliteStore(SqlStore):
             raw = driver.connect(
                 self._path, isolation_level=None, timeout=self._timeout, check_same_thread=False, cached_statements=256
             )
-            for setting in _SETTINGS:
-                raw.execute(setting)
+            try:
+                for setting in _SETTINGS:
+                    raw.execute(setting)
+            except BaseException:
+                raw.close()
+                raise
         return SqliteConnection(raw)
 
     def _restart(self) -> None:

@@ -96,6 +96,7 @@ class Worker:
         self._until_idle, self._limit = until_idle, limit
         self._end = None if time_limit is None else time.monotonic() + time_limit
         self._pruned_at = 0.0
+        self._has_given_up = False
 
     def run(self, *, until_idle: bool = False, limit: int | None = None, time_limit: float | None = None) -> int:
         """Handle messages until told to stop, by SIGTERM, SIGINT or `stop`; blocks.
@@ -258,7 +259,7 @@ class Worker:
             return
         names = (signal.SIGTERM, signal.SIGINT)
         before = {name: signal.signal(name, self._on_signal) for name in names}
-        alarm = signal.signal(signal.SIGALRM, _give_up) if hasattr(signal, "SIGALRM") else None
+        alarm = signal.signal(signal.SIGALRM, self._give_up) if hasattr(signal, "SIGALRM") else None
         try:
             yield
         finally:
@@ -268,16 +269,17 @@ class Worker:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, alarm)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.is_stopping:
-            raise _GraceOverError
+            self._give_up(number, frame)
         self.is_stopping = True
         if hasattr(signal, "SIGALRM"):
             signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
 
-
-def _give_up(_number: int, _frame: FrameType | None) -> None:
-    raise _GraceOverError
+    def _give_up(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._has_given_up:  # What gives the messages back must not be broken off as well.
+            self._has_given_up = True
+            raise _GraceOverError
 
 
 def _bus_for(registry: Registry) -> type[Bus]:

@@ -6,7 +6,7 @@ from tests.delivery import powerloss
 
 
 def test_f34_power_cut_at_any_write(tmp_path, library):
-    """[D1] [D3] [F34] Cut after each of some hundred writes, with none, all or any of what was not synced."""
+    """[D1] [D3] [F34] Cut after any of some hundred writes, with none, all or any of what was not synced."""
     (tmp_path / "played").mkdir()
     events = powerloss.record(tmp_path / "played", library)
 

@@ -131,8 +131,8 @@ def test_second_signal_does_not_wait(store, start):
     process = start(HANGING, "grace=600")
     process.stdout.readline()
 
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
     process.communicate()
 
     assert 0 == process.returncode

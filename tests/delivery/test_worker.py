@@ -567,7 +567,7 @@ def test_poison_among_a_thousand_is_tried_five_times_and_kept(store, registry, c
     (letter,) = store.dead()
     assert 999 == handled_at_first == len(handled)
     assert 5 == len(tries) == letter.attempts
-    assert [1.0, 2.0, 4.0, 8.0] == ceilings
+    assert [1.0, 4.0, 16.0, 64.0] == ceilings
     assert ("ValueError", "no such order") == (letter.failure.error, letter.failure.text)
     assert "test_worker.py:" in letter.failure.place
     assert f"{__name__}.{place.__qualname__}" == letter.handler
