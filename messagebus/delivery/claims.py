@@ -12,14 +12,19 @@ from messagebus.envelope import new_id
 
 __all__ = ["claim", "extend", "next_due", "owns", "pick", "release", "settle"]
 
-# What is earlier holds the key; so does what is in flight, which may be later if its cause was taken up again.
-_IS_FREE: Final = """
-    NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.finished_at IS NULL AND p.seq < m.seq)
-    AND NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.lease IS NOT NULL AND p.due_at > :now)
+# The earliest message that is not finished holds its key; and so does what is in flight, which may be a later one if
+# the earlier was committed late, or taken up again. Both as values: PostgreSQL would join NOT EXISTS, row by row.
+_IS_FIRST: Final = """
+    m.seq = (
+        SELECT p.seq FROM mb_message p WHERE p.key = m.key AND p.finished_at IS NULL ORDER BY p.key, p.seq LIMIT 1
+    )
+"""
+_IS_IN_NO_HAND: Final = """
+    COALESCE((SELECT max(p.due_at) FROM mb_message p WHERE p.key = m.key AND p.lease IS NOT NULL), 0) <= :now
 """
 _SUSPECT: Final = f"""
     SELECT m.due_at, m.seq FROM mb_message m
-    WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FREE}))
+    WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
     ORDER BY m.due_at, m.seq LIMIT 1
 """
 _UNKEYED: Final = """
@@ -30,8 +35,13 @@ _FIRST_KEYED: Final = """
     SELECT due_at, seq, key FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :window
 """
-_KEYED: Final = f"SELECT m.due_at, m.seq FROM ({_FIRST_KEYED}) m WHERE {_IS_FREE} ORDER BY m.due_at, m.seq LIMIT :limit"
-_COUNT_KEYED: Final = f"SELECT count(*) FROM ({_FIRST_KEYED}) m"
+_KEYED: Final = f"""
+    WITH w AS ({_FIRST_KEYED})
+    SELECT * FROM (
+        SELECT m.due_at, m.seq FROM w m WHERE {_IS_FIRST} AND {_IS_IN_NO_HAND} ORDER BY m.due_at, m.seq LIMIT :limit
+    ) f
+    UNION ALL SELECT NULL, count(*) FROM w
+"""
 # Steps from key to key through their index, whatever waits behind each.
 _HEADS: Final = f"""
     WITH RECURSIVE k(key) AS (
@@ -42,7 +52,7 @@ _HEADS: Final = f"""
     )
     SELECT m.due_at, m.seq FROM k JOIN mb_message m
     ON m.seq = (SELECT min(p.seq) FROM mb_message p WHERE p.key = k.key AND p.finished_at IS NULL)
-    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_FREE}
+    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_IN_NO_HAND}
     ORDER BY m.due_at, m.seq LIMIT :limit
 """
 _WINDOW: Final = 1_000
@@ -69,8 +79,8 @@ def pick(connection: Connection, now: int, limit: int, *, lock: str = "") -> lis
 
 
 def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
-    found = connection.rows(_KEYED, {"now": now, "limit": limit, "window": _WINDOW})
-    if len(found) == limit or connection.rows(_COUNT_KEYED, {"now": now, "window": _WINDOW})[0][0] < _WINDOW:
+    *found, (_, seen) = connection.rows(_KEYED, {"now": now, "limit": limit, "window": _WINDOW})
+    if len(found) == limit or seen < _WINDOW:
         return found
     return connection.rows(_HEADS, {"now": now, "limit": limit})
 
@@ -127,10 +137,13 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
 
 def _settled(settlement: Settlement, held: Row, now: int) -> Row:
     _, before, results = held
-    outcomes = unpack(before)
-    outcomes.update((outcome.handler, outcome) for outcome in settlement.outcomes)
+    outcomes = settlement.outcomes
+    if before is not None:
+        merged = unpack(before)
+        merged.update((outcome.handler, outcome) for outcome in outcomes)
+        outcomes = [*merged.values()]
     due, finished = fate_of(outcomes, now, parks=settlement.parks)
-    return pack(outcomes.values()), _joined(results, settlement.results), due, finished, settlement.seq
+    return pack(outcomes), _joined(results, settlement.results), due, finished, settlement.seq
 
 
 def _joined(before: Any, after: bytes | None) -> bytes | None:

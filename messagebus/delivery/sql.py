@@ -251,8 +251,11 @@ class SqlStore(Access):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
-        with self._write("claim messages") as connection:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
+        if transaction is not None:
+            return claims.claim(_connection_of(transaction), self._now(), limit, lease)
+        # If a crash of the machine undoes a claim, its messages are due again: it need not wait for the disk.
+        with self._write("claim messages", is_durable=False) as connection:
             return claims.claim(connection, self._now(), limit, lease)
 
     def settle(
@@ -266,11 +269,11 @@ class SqlStore(Access):
         return lost
 
     def extend(self, tokens: Iterable[str], lease: float) -> None:
-        with self._write("extend leases") as connection:
+        with self._write("extend leases", is_durable=False) as connection:
             claims.extend(connection, self._now(), tokens, lease)
 
     def release(self, token: str, seqs: Iterable[int]) -> None:
-        with self._write("release messages") as connection:
+        with self._write("release messages", is_durable=False) as connection:
             claims.release(connection, self._now(), token, seqs)
 
     def owns(self, token: str, seq: int, transaction: Transaction) -> bool:

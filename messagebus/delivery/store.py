@@ -193,12 +193,14 @@ class Store(Protocol):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         """Take messages that are due, the earliest first: at most ``limit``, for ``lease`` seconds.
 
         A message whose key is held by an earlier one (waiting, in flight, or dead and parking) is passed over. A
         message that was claimed before and not settled is claimed alone, so that one that kills its worker takes no
         others with it.
+
+        In a ``transaction``, that which settles the last ones perhaps, they are taken if it commits.
         """
         ...
 
