@@ -122,7 +122,7 @@ class Worker:
             for lane in self._lanes:
                 lane.abandon()
         finally:
-            self.is_stopping = False
+            self.is_stopping = self._has_given_up  # Threads that were left behind must not begin again.
         if self.report is not None:
             self.report(logs.WORKER_STOPPED, settled=self._settled)
         return self._settled
