@@ -209,15 +209,15 @@ FAULTS = [
     Fault(
         "what is later overtakes",
         "claims.py",
-        "AND p.seq < m.seq)",
-        "AND p.seq < m.seq AND p.lease IS NOT NULL)",
+        "p.finished_at IS NULL ORDER BY p.key, p.seq",
+        "p.finished_at IS NULL AND p.due_at <= :now ORDER BY p.key, p.seq",
         SUITE + "delayed_message_holds_its_key",
     ),
     Fault(
         "two of one key at a time",
         "claims.py",
-        "p.lease IS NOT NULL AND p.due_at > :now",
-        "p.lease IS NOT NULL AND p.due_at < 0",
+        "p.lease IS NOT NULL), 0) <= :now",
+        "p.lease IS NOT NULL), 0) >= 0",
         SUITE + "replay_waits_for_the_one_in_flight",
     ),
     Fault(
