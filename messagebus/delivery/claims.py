@@ -137,10 +137,13 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
 
 def _settled(settlement: Settlement, held: Row, now: int) -> Row:
     _, before, results = held
-    outcomes = unpack(before)
-    outcomes.update((outcome.handler, outcome) for outcome in settlement.outcomes)
+    outcomes = settlement.outcomes
+    if before is not None:
+        merged = unpack(before)
+        merged.update((outcome.handler, outcome) for outcome in outcomes)
+        outcomes = [*merged.values()]
     due, finished = fate_of(outcomes, now, parks=settlement.parks)
-    return pack(outcomes.values()), _joined(results, settlement.results), due, finished, settlement.seq
+    return pack(outcomes), _joined(results, settlement.results), due, finished, settlement.seq
 
 
 def _joined(before: Any, after: bytes | None) -> bytes | None:

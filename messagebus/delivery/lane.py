@@ -37,9 +37,11 @@ class Shift(Protocol):
 
     def is_over(self, lane: "Lane") -> bool:
         """Say whether there is nothing more to do, now that this lane has found nothing."""
+        ...
 
     def count(self, settled: int) -> None:
         """Take down how many messages were settled."""
+        ...
 
 
 class Writer:
@@ -90,10 +92,11 @@ class Lane:
     def steps(self) -> Generator[Step, None, None]:
         """Work until the worker stops, or nothing is left; yields what the driver has to do in between."""
         self._thread = threading.get_ident()
-        while not self._shift.is_stopping:
-            claim = yield from self._claim()
-            if claim is not None and claim.messages:
-                yield from self._work(claim)
+        claim: Claim | None = None
+        while claim is not None or not self._shift.is_stopping:
+            claim = claim or (yield from self._claim())
+            if claim is not None:
+                claim = yield from self._work(claim)
             elif self._shift.is_over(self):
                 return
             else:
@@ -107,37 +110,42 @@ class Lane:
             yield self._trouble(error)
             return None
         self._pause = _FIRST_PAUSE
-        return claim
+        return claim if claim.messages else None
 
-    def _work(self, claim: Claim) -> Generator[Step, None, None]:
+    def _work(self, claim: Claim) -> Generator[Step, None, Claim | None]:
+        """Have messages handled, and settle them; return what was claimed in the transaction that settled the last."""
         self._unsettled = [*claim.messages]
         self.claim, self.claimed_at = claim, monotonic()
         begun = settled_at = self.claimed_at
+        rules = self._shift.rules
         try:
             for stored in claim.messages:
                 if self._shift.is_stopping:
                     break
-                yield from self._handle(stored)
+                handling = Handling(rules, self, stored)
+                token = WORK.set(handling)
+                try:
+                    handling.open()
+                    if handling.bus is not None:
+                        yield handling
+                finally:
+                    WORK.reset(token)
+                    if handling.has_exited:  # The attempt counts: the lease has to run out.
+                        self._unsettled.remove(stored)
+                self._keep(handling.settle(), stored)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()
                     settled_at = monotonic()
-            yield from self._settle()
             self._adapt(monotonic() - begun, len(claim.messages))
+            return (yield from self._settle(claims=True))
         finally:
             self._give_back(claim)
 
-    def _handle(self, stored: Stored) -> Generator[Step, None, None]:
-        handling = Handling(self._shift.rules, self, stored)
-        token = WORK.set(handling)
-        try:
-            handling.open()
-            if handling.bus is not None:
-                yield handling
-        finally:
-            WORK.reset(token)
-        settlement = handling.settle()
+    def _keep(self, settlement: Settlement, stored: Stored) -> None:
         self._settlements.append(settlement)
-        self._tell(stored, settlement)
+        for outcome in settlement.outcomes:
+            if outcome.state != "done":
+                self._tell(stored, outcome)
 
     def _adapt(self, taken: float, handled: int) -> None:
         """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
@@ -188,27 +196,30 @@ class Lane:
 
     # Settling
 
-    def _settle(self) -> Generator[Step, None, None]:
+    def _settle(self, *, claims: bool = False) -> Generator[Step, None, Claim | None]:
         """Store what became of messages; if the store is out of order, until it is not, or the work would be lost."""
         while self._settlements:
             if self._transaction is None:
                 yield "write"
             try:
-                self._store()
+                return self._store(claims=claims and not self._shift.is_stopping)
             except StoreError as error:
                 yield self._trouble(error)
+        return None
 
-    def _store(self) -> None:
-        claim, settlements, transaction = self.claim, self._settlements, self._transaction
+    def _store(self, *, claims: bool) -> Claim | None:
+        """Settle and, if told to, claim the next messages in the same transaction: the disk is waited for once."""
+        claim, settlements = self.claim, self._settlements
         if claim is None:
-            return
-        if transaction is None:
-            lost = self.store.settle(claim.token, settlements)
+            return None
+        if self._transaction is None:
+            with self.store.transaction() as transaction:
+                lost, found = self._write(claim, transaction, settlements, claims=claims)
         else:
             # If this fails, what the handlers have written is gone, and they have to run again.
             self._settlements = []
             try:
-                lost = self.store.settle(claim.token, settlements, transaction=transaction)
+                lost, found = self._write(claim, self._transaction, settlements, claims=claims)
             except BaseException as error:
                 self._close(error)
                 raise
@@ -221,12 +232,20 @@ class Lane:
         for settlement in settlements:
             if settlement.seq in lost and self._shift.complain is not None:
                 self._shift.complain(logs.LEASE_LOST, seq=settlement.seq)
+        return found
+
+    def _write(
+        self, claim: Claim, transaction: Transaction, settlements: list[Settlement], *, claims: bool
+    ) -> tuple[set[int], Claim | None]:
+        lost = self.store.settle(claim.token, settlements, transaction=transaction)
+        found = self.store.claim(self._size, self._shift.lease, transaction=transaction) if claims else None
+        return lost, found if found is not None and found.messages else None
 
     def _give_back(self, claim: Claim) -> None:
         """Leave nothing behind: store what is settled, and let others have what was not begun, or broken off."""
         try:
             if self._settlements:
-                self._store()
+                self._store(claims=False)
             if self._unsettled and self._transaction is None:
                 self.store.release(claim.token, [stored.seq for stored in self._unsettled])
         except MessageBusError as error:  # The lease will run out, and others take over.
@@ -246,12 +265,11 @@ class Lane:
 
     # Records
 
-    def _tell(self, stored: Stored, settlement: Settlement) -> None:
-        for outcome in settlement.outcomes:
-            if outcome.state == "dead" and self._shift.complain is not None:
-                self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
-            elif outcome.state == "retry" and self._shift.report is not None:
-                self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
+    def _tell(self, stored: Stored, outcome: Outcome) -> None:
+        if outcome.state == "dead" and self._shift.complain is not None:
+            self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
+        elif outcome.state == "retry" and self._shift.report is not None:
+            self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
 
     def _trouble(self, error: MessageBusError) -> float:
         if self._shift.complain is not None:

@@ -99,10 +99,10 @@ def prepare(
             _check_text(name, text)
     if envelope is None:
         current = CURRENT.get()
-        if current is None:
-            envelope = Envelope(message)
-        else:
-            envelope = Envelope(message, correlation_id=current.correlation_id, causation_id=current.id)
+        envelope = Envelope(message)
+        if current is not None:
+            envelope.cause = current.identify()
+            envelope.correlation = current.correlation or envelope.cause
     else:
         for name, text in _texts(envelope):
             _check_text(name, text)

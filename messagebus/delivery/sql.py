@@ -185,6 +185,7 @@ class SqlStore(Access):
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
@@ -192,7 +193,7 @@ class SqlStore(Access):
         limit: int = 100,
     ) -> list[DeadLetter]:
         before = self._now() - round(older_than * 1000)
-        conditions = _given(**{"m.type": type, "d.handler": handler})
+        conditions = _given(**{"d.id": id, "m.type": type, "d.handler": handler})
         with self._read("list dead letters") as connection:
             return letters.dead(connection, before, conditions, error, limit)
 
@@ -250,7 +251,9 @@ class SqlStore(Access):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
+        if transaction is not None:
+            return claims.claim(_connection_of(transaction), self._now(), limit, lease)
         # If a crash of the machine undoes a claim, its messages are due again: it need not wait for the disk.
         with self._write("claim messages", is_durable=False) as connection:
             return claims.claim(connection, self._now(), limit, lease)

@@ -14,6 +14,7 @@ from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.store import Transaction
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
@@ -215,9 +216,11 @@ class SqliteStore(SqlStore):
     def _meaning(self, error: Exception, what: str) -> Exception | None:
         return _meaning(error, what, self._path)
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
-        return super().claim(limit, lease) if self._has_work() else Claim("", ())
+        if transaction is None and not self._has_work():
+            return Claim("", ())
+        return super().claim(limit, lease, transaction=transaction)
 
     def close(self) -> None:
         super().close()

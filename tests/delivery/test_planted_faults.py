@@ -173,8 +173,8 @@ FAULTS = [
     Fault(
         "outcomes replace one another",
         "claims.py",
-        "outcomes = unpack(before)",
-        "outcomes = {}",
+        "merged = unpack(before)",
+        "merged = {}",
         SUITE + "handler_that_succeeded_stays_done",
     ),
     Fault(
