@@ -135,6 +135,7 @@ class DeadLetter:
     causation_id: str | None
     body: bytes = field(repr=False)
     """The raw bytes, with whatever is private in them: for programs, not for listings."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

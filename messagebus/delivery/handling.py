@@ -33,9 +33,11 @@ class Desk(Protocol):
         Raises:
             DispatchError: If it cannot be had here and now, or the lease is lost.
         """
+        ...
 
     async def turn(self) -> None:
         """Wait until the transaction can be had."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class _HandlerWork:
 
     def fail(self, error: BaseException) -> None:
         self._leave(error)
+        self.handling.has_exited = isinstance(error, SystemExit)
         if isinstance(error, Exception):
             self.handling.failed[self.handler.name] = error, self.duration_ms
 
@@ -207,6 +210,8 @@ class Handling:
     finished: dict[str, _HandlerWork] = field(default_factory=dict)
     failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
     has_savepoint: bool = False
+    has_exited: bool = False
+    """A handler has called `sys.exit()`: as good as a crash."""
     _handlers: Sequence[Handler] = ()
     _outcomes: list[Outcome] = field(default_factory=list)
     _message: Message | None = None

@@ -37,9 +37,11 @@ class Shift(Protocol):
 
     def is_over(self, lane: "Lane") -> bool:
         """Say whether there is nothing more to do, now that this lane has found nothing."""
+        ...
 
     def count(self, settled: int) -> None:
         """Take down how many messages were settled."""
+        ...
 
 
 class Writer:
@@ -128,6 +130,8 @@ class Lane:
                         yield handling
                 finally:
                     WORK.reset(token)
+                    if handling.has_exited:  # The attempt counts: the lease has to run out.
+                        self._unsettled.remove(stored)
                 self._keep(handling.settle(), stored)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()

@@ -185,6 +185,7 @@ class SqlStore(Access):
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
@@ -192,7 +193,7 @@ class SqlStore(Access):
         limit: int = 100,
     ) -> list[DeadLetter]:
         before = self._now() - round(older_than * 1000)
-        conditions = _given(**{"m.type": type, "d.handler": handler})
+        conditions = _given(**{"d.id": id, "m.type": type, "d.handler": handler})
         with self._read("list dead letters") as connection:
             return letters.dead(connection, before, conditions, error, limit)
 

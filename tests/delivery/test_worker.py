@@ -701,6 +701,30 @@ def test_message_that_its_worker_does_not_survive_is_a_dead_letter(store, regist
     assert (3, "messagebus.delivery.WorkerLost") == (letter.attempts, letter.failure.error)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_handler_that_exits_is_tried_as_often_as_one_that_fails(store, registry, clock, is_async):
+    """[D4] `sys.exit()` ends the worker, and counts as an attempt: a supervisor would start it again for ever."""
+    runs = []
+
+    def stop(message: Any) -> None:
+        runs.append(message)
+        raise SystemExit(3)
+
+    async def stop_later(message: Any) -> None:
+        stop(message)
+
+    registry.register(Place, stop_later if is_async else stop)
+    store.send(Place(order_id="o-1"))
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            work(store, registry, retry=Retry(attempts=3))
+        clock.advance(31)
+
+    work(store, registry, retry=Retry(attempts=3))
+
+    assert (3, [3]) == (len(runs), [letter.attempts for letter in store.dead()])
+
+
 def test_attempts_before_and_after_a_crash_add_up(store, registry, clock):
     """[D4] One failure, one crash, one more failure: that makes three."""
     registry.register(Place, raise_value_error)
