@@ -223,15 +223,15 @@ FAULTS = [
     Fault(
         "a dead letter does not park",
         "outcomes.py",
-        "if parks and any(",
-        "if not parks and any(",
+        'if parks and "dead" in states',
+        'if not parks and "dead" in states',
         SUITE + "dead_letter_parks_its_key",
     ),
     Fault(
         "a dead letter always parks",
         "outcomes.py",
-        "if parks and any(",
-        "if any(",
+        'if parks and "dead" in states',
+        'if "dead" in states',
         SUITE + "dead_letter_need_not_park",
     ),
     # Waiting, results, schedules, keeping
