@@ -10,7 +10,7 @@ from messagebus.delivery.schema import ADD_DEAD, SETTLE
 from messagebus.delivery.sending import add_all, row_of
 from messagebus.envelope import new_id
 
-__all__ = ["claim", "extend", "next_due", "owns", "pick", "release", "settle"]
+__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pick", "release", "settle"]
 
 # The earliest message that is not finished holds its key; and so does what is in flight, which may be a later one if
 # the earlier was committed late, or taken up again. Both as values: PostgreSQL would join NOT EXISTS, row by row.
@@ -31,16 +31,13 @@ _UNKEYED: Final = """
     SELECT due_at, seq FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :limit
 """
-_FIRST_KEYED: Final = """
-    SELECT due_at, seq, key FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now
-    ORDER BY due_at, seq LIMIT :window
-"""
+_ARE_KEYED: Final = "FROM mb_message m WHERE m.key IS NOT NULL AND m.lease IS NULL AND m.due_at <="
+_HAS_KEYED: Final = f"SELECT 1 {_ARE_KEYED} :now LIMIT 1"
+_LAST_KEYED: Final = f"SELECT m.due_at, m.seq {_ARE_KEYED} :now ORDER BY m.due_at, m.seq LIMIT 1 OFFSET :window"
+# In the order of its index, so that it ends with the last that is wanted.
 _KEYED: Final = f"""
-    WITH w AS ({_FIRST_KEYED})
-    SELECT * FROM (
-        SELECT m.due_at, m.seq FROM w m WHERE {_IS_FIRST} AND {_IS_IN_NO_HAND} ORDER BY m.due_at, m.seq LIMIT :limit
-    ) f
-    UNION ALL SELECT NULL, count(*) FROM w
+    SELECT m.due_at, m.seq {_ARE_KEYED} :last_due AND (m.due_at, m.seq) <= (:last_due, :last_seq)
+    AND {_IS_FIRST} AND {_IS_IN_NO_HAND} ORDER BY m.due_at, m.seq LIMIT :limit
 """
 # Steps from key to key through their index, whatever waits behind each.
 _HEADS: Final = f"""
@@ -57,6 +54,7 @@ _HEADS: Final = f"""
 """
 _WINDOW: Final = 1_000
 """How many due messages with keys are looked at one by one, before the keys are."""
+_LAST_SEQ: Final = 2**63 - 1
 
 _CLAIM: Final = """
     UPDATE mb_message SET due_at = :until, attempt = attempt + 1, lease = :token
@@ -71,18 +69,29 @@ def pick(connection: Connection, now: int, limit: int, *, lock: str = "") -> lis
     if suspect:
         return [suspect[0][1]]
     found = connection.rows(_UNKEYED + lock, {"now": now, "limit": limit})
-    if connection.rows(_FIRST_KEYED, {"now": now, "window": 1}):
+    if connection.rows(_HAS_KEYED, {"now": now}):
         if lock:
             connection.wait_in_line()
         found += _keyed(connection, now, limit)
     return [seq for _, seq in sorted(found)[:limit]]
 
 
+def may_pick(connection: Connection, now: int) -> bool:
+    """Say in less time than `pick` takes whether it may find something; not, whether earlier ones hold the keys."""
+    due = {"now": now}
+    return bool(
+        connection.rows(_UNKEYED, {**due, "limit": 1})
+        or connection.rows(_HAS_KEYED, due)
+        or connection.rows(_SUSPECT, due)
+    )
+
+
 def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
-    *found, (_, seen) = connection.rows(_KEYED, {"now": now, "limit": limit, "window": _WINDOW})
-    if len(found) == limit or seen < _WINDOW:
-        return found
-    return connection.rows(_HEADS, {"now": now, "limit": limit})
+    last = connection.rows(_LAST_KEYED, {"now": now, "window": _WINDOW - 1})
+    last_due, last_seq = last[0] if last else (now, _LAST_SEQ)
+    window = {"now": now, "limit": limit, "last_due": last_due, "last_seq": last_seq}
+    found = connection.rows(_KEYED, window)
+    return found if len(found) == limit or not last else connection.rows(_HEADS, {"now": now, "limit": limit})
 
 
 def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final, cast
 
+from messagebus.delivery.claims import may_pick
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
@@ -218,8 +219,10 @@ class SqliteStore(SqlStore):
 
     def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
-        if transaction is None and not self._has_work():
-            return Claim("", ())
+        if transaction is None:
+            with self._read("look for what is due") as connection:
+                if not may_pick(connection, self._now()):
+                    return Claim("", ())
         return super().claim(limit, lease, transaction=transaction)
 
     def close(self) -> None:
