@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Protocol
 
+from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
@@ -158,17 +159,28 @@ class _HandlerWork:
             return
         bus: Any = self.handling.bus
         plan = bus._snapshot.get(type(result))
-        if plan is not None and not plan.is_return:  # One message: there is nothing to take apart, nor to look at.
+        if plan is not None and plan.handlers:  # One message: there is nothing to take apart, nor to look at.
             self.sends.append(prepare(result))
             bus._count += 1
             return
         messages = bus._follow_ups(bus._in_hand, self.handler, result)
         for message in messages:
-            if bus._snapshot[type(message)].is_return:
+            plan = bus._snapshot[type(message)]
+            if plan.is_return:
                 self.results.append(to_json(message))
-            else:
+            elif plan.handlers or plan.is_command or bus._snapshot.strict or type(message) in bus._snapshot.handlers:
                 self.sends.append(prepare(message))
+            else:
+                self._note_unhandled(bus, message)
         bus._count += len(messages)
+
+    def _note_unhandled(self, bus: Any, message: Message) -> None:
+        """Record an event of a class that is not registered: nobody could read it again, and nobody has to (law L7)."""
+        if bus._is_logged:
+            sending = prepare(message)
+            ids = dict(zip(logs.ID_NAMES, _ids(sending.envelope), strict=True))
+            fields = {"handlers": [], "duration_ms": 0.0, "emitted": 0}
+            bus._log(logs.EVENT_UNHANDLED, {"message_type": sending.envelope.type, **ids, **fields})
 
     def finish(self) -> None:
         self._leave(None)
@@ -191,6 +203,10 @@ class _HandlerWork:
         else:
             with suppress(type(error)):  # It passes on by itself.
                 savepoint.__exit__(type(error), error, error.__traceback__)
+
+
+def _ids(envelope: Envelope) -> tuple[str, str, str | None]:
+    return envelope.id, envelope.correlation_id, envelope.causation_id
 
 
 # A message

@@ -237,6 +237,30 @@ def test_event_without_handler_is_finished(store, registry):
     assert 1 == store.stats().finished
 
 
+def test_event_that_the_registry_does_not_know_is_as_legal_as_in_process(store, registry, records):
+    """[L7] A handler may return an event that nobody handles: it is recorded, and is no dead letter."""
+    logger, entries = records
+    registry.register(Place, lambda command: Placed(order_id=command.order_id))
+    message_id = store.send(Place(order_id="o-1"))
+
+    Worker(store, registry, logger=logger).run(until_idle=True)
+
+    assert b"[]" == store.result(message_id)
+    unhandled = [entry for entry in entries if entry["event"] == "event.unhandled"]
+    assert [("Placed", message_id)] == [(entry["message_type"], entry["causation_id"]) for entry in unhandled]
+
+
+def test_event_that_a_strict_registry_does_not_know_is_a_dead_letter(store):
+    """[L7] `Registry(strict=True)` refuses what nobody handles, here as in process."""
+    registry = Registry(strict=True)
+    registry.register(Place, lambda command: Placed(order_id=command.order_id))
+    store.send(Place(order_id="o-1"))
+
+    work(store, registry)
+
+    assert ["Placed"] == [letter.type for letter in store.dead()]
+
+
 def test_limit_ends_the_run(store, registry):
     """`work --limit`: what is left stays where it is."""
     registry.register(Place, lambda command: None)
