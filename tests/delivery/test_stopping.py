@@ -25,7 +25,7 @@ PROGRAM = """
     store = open_store(sys.argv[1])
 
     def say(word):
-        os.write(1, f"{word}\\n".encode())  # In one piece: two threads may say something.
+        os.write(1, (word + "\\n").encode())  # In one piece: two threads may say something.
 
     {handler}
 
