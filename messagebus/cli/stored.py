@@ -4,7 +4,6 @@ import os
 from argparse import ArgumentParser, Namespace
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from messagebus import ConfigurationError
 
@@ -41,7 +40,9 @@ def opened(options: Namespace, *, creates: bool = False) -> "Generator[Store, No
     Raises:
         ConfigurationError: If there is no such store.
     """
-    from messagebus.delivery import open_store  # noqa: PLC0415 - help, and what needs no store, loads faster without
+    from urllib.parse import unquote  # noqa: PLC0415 - help, and what needs no store, loads faster without
+
+    from messagebus.delivery import open_store  # noqa: PLC0415 - as above
 
     url = os.environ.get("MESSAGEBUS_URL", "") if options.url is None else options.url
     if url == "memory://":

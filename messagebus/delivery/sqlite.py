@@ -165,8 +165,12 @@ class SqliteStore(SqlStore):
         self._timeout = timeout
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
         super().__init__(clock, retention)
-        with self._read("open the store") as connection, self._alone("open the store"):
-            _prepare_file(cast("SqliteConnection", connection), self._path)
+        try:
+            with self._read("open the store") as connection, self._alone("open the store"):
+                _prepare_file(cast("SqliteConnection", connection), self._path)
+        except BaseException:
+            self.close()
+            raise
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:

@@ -102,7 +102,8 @@ def test_file_of_the_application_keeps_its_own(path, opened):
         store.close()
 
     assert 0o640 == stat.S_IMODE(path.stat().st_mode)
-    assert [0] == [row[0] for row in sqlite3.connect(path).execute("SELECT count(*) FROM orders")]
+    with closing(sqlite3.connect(path)) as own:
+        assert [(0,)] == own.execute("SELECT count(*) FROM orders").fetchall()
 
 
 @pytest.mark.parametrize(
