@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from messagebus.bus import AsyncMessageBus, MessageBus
-from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, Stored
+from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sending import prepare
 from messagebus.delivery.store import WORK, Store, Transaction
@@ -19,7 +19,10 @@ from messagebus.messages import Message, to_json
 from messagebus.registry import Handler, Plan, Registry, Snapshot
 from messagebus.tracebacks import describe
 
-__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules"]
+if TYPE_CHECKING:
+    from messagebus.delivery.carrier import Carrier
+
+__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules", "failure_of"]
 
 Bus = MessageBus | AsyncMessageBus
 
@@ -47,6 +50,10 @@ class Rules:
     bus: Callable[..., Bus]
     """Makes the bus of one message; takes ``envelope=``."""
     retry: Retry
+    carrier: "Carrier | None" = None
+    """By which messages come from other services, and go to them."""
+    passes_all_on: bool = False
+    """Nothing is handled here, and everything goes to others."""
 
 
 # Handlers that report
@@ -56,7 +63,7 @@ class Reporting:
     """A registry as a bus of the worker sees it: each handler reports what it sent, and how it ended."""
 
     def __init__(self, registry: Registry, *, is_async: bool) -> None:
-        self._registry, self._is_async = registry, is_async
+        self._registry, self.is_async = registry, is_async
         self._made: tuple[Snapshot, _Reporting] | None = None
 
     @property
@@ -64,7 +71,7 @@ class Reporting:
         """The handlers as they are now."""
         made, source = self._made, self._registry.snapshot
         if made is None or made[0] is not source:
-            made = self._made = source, _Reporting(source, is_async=self._is_async)
+            made = self._made = source, _Reporting(source, is_async=self.is_async)
         return made[1]
 
 
@@ -253,7 +260,7 @@ class Handling:
         tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
         return Envelope(
             message,
-            id=stored.id,
+            id=stored.id.removesuffix(RETURNED),
             correlation_id=stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
@@ -286,12 +293,12 @@ class Handling:
                 self._note_dead(outcome.handler, outcome.attempts, error)
 
     def _note_dead(self, handler: str, attempts: int, error: Exception) -> None:
-        self._outcomes.append(Outcome(handler, "dead", attempts, failure=_failure(error, self._message)))
+        self._outcomes.append(Outcome(handler, "dead", attempts, failure=failure_of(error, self._message)))
 
     # Afterwards
 
-    def settle(self) -> Settlement:
-        """Return what is to be stored about the message."""
+    def settle(self) -> Settlement | None:
+        """Return what is to be stored about the message; nothing, if it is to be given back."""
         if self.error is not None and not self.finished and not self.failed:
             self._note_refused(self.error)
         else:
@@ -318,7 +325,7 @@ class Handling:
 
     def _failed(self, name: str, error: Exception, duration_ms: float) -> Outcome:
         attempts, retry = self._attempts(name), self.rules.retry
-        failure = _failure(error, self._message)
+        failure = failure_of(error, self._message)
         if retry.is_final(attempts, error):
             return Outcome(name, "dead", attempts, duration_ms, failure=failure)
         # In whole milliseconds, as stores count: one that is due now must not come out as due a little later.
@@ -329,7 +336,8 @@ class Handling:
 _MAX_TEXT = 1_000
 
 
-def _failure(error: Exception, message: Message | None) -> Failure:
+def failure_of(error: Exception, message: Message | None) -> Failure:
+    """Return what a dead letter tells of an error: nothing that is private in the message."""
     described: Mapping[str, Any] = describe(error, message)[0]
     frames = described["frames"]
     place = ""

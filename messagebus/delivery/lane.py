@@ -8,10 +8,11 @@ from time import monotonic
 from typing import Final, Literal, Protocol
 
 from messagebus import logs
+from messagebus.delivery.carrier import Intake, begin
 from messagebus.delivery.entries import Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Handling, Rules
 from messagebus.delivery.store import WORK, Store, Transaction
-from messagebus.errors import DispatchError, MessageBusError, StoreError
+from messagebus.errors import BrokerError, DispatchError, MessageBusError, StoreError
 
 __all__ = ["Lane", "Shift", "Step", "Writer"]
 
@@ -84,6 +85,9 @@ class Lane:
         self._open = ExitStack()
         self._size = 1
         self._pause = _FIRST_PAUSE
+        carrier = shift.rules.carrier
+        self._intake = None if carrier is None else Intake(carrier, self.store)
+        self._failure: BrokerError | None = None
 
     # The work
 
@@ -102,22 +106,27 @@ class Lane:
     def _claim(self) -> Generator[Step, None, Claim | None]:
         yield "write"
         try:
-            claim = self.store.claim(self._size, self._shift.lease)
+            claim = self._next()
         except StoreError as error:
             yield self._trouble(error)
             return None
         self._pause = _FIRST_PAUSE
         return claim
 
+    def _next(self) -> Claim:
+        lease = self._shift.lease
+        claim: Claim | None = None if self._intake is None else self._intake.claim(self._size, lease)
+        return claim or self.store.claim(self._size, lease)
+
     def _work(self, claim: Claim) -> Generator[Step, None, None]:
         self._unsettled = [*claim.messages]
         self.claim, self.claimed_at = claim, monotonic()
         begun = settled_at = self.claimed_at
         try:
-            for stored in claim.messages:
+            for handling in begin(self._shift.rules, self, claim.messages):
                 if self._shift.is_stopping:
                     break
-                yield from self._handle(stored)
+                yield from self._handle(handling)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()
                     settled_at = monotonic()
@@ -125,9 +134,11 @@ class Lane:
             self._adapt(monotonic() - begun, len(claim.messages))
         finally:
             self._give_back(claim)
+        if self._failure is not None:
+            error, self._failure = self._failure, None
+            yield self._trouble(error)
 
-    def _handle(self, stored: Stored) -> Generator[Step, None, None]:
-        handling = Handling(self._shift.rules, self, stored)
+    def _handle(self, handling: Handling) -> Generator[Step, None, None]:
         token = WORK.set(handling)
         try:
             handling.open()
@@ -136,8 +147,11 @@ class Lane:
         finally:
             WORK.reset(token)
         settlement = handling.settle()
+        if settlement is None:
+            self._failure = handling.error if isinstance(handling.error, BrokerError) else None
+            return
         self._settlements.append(settlement)
-        self._tell(stored, settlement)
+        self._tell(handling.stored, settlement)
 
     def _adapt(self, taken: float, handled: int) -> None:
         """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
@@ -215,6 +229,8 @@ class Lane:
             self._close(None)
         self._settlements = []
         settled = {settlement.seq for settlement in settlements}
+        if self._intake is not None:
+            self._intake.settled([stored for stored in self._unsettled if stored.seq in settled])
         self._unsettled = [stored for stored in self._unsettled if stored.seq not in settled]
         self._pause = _FIRST_PAUSE
         self._shift.count(len(settled))
@@ -229,6 +245,8 @@ class Lane:
                 self._store()
             if self._unsettled and self._transaction is None:
                 self.store.release(claim.token, [stored.seq for stored in self._unsettled])
+                if self._intake is not None:
+                    self._intake.settled(self._unsettled)
         except MessageBusError as error:  # The lease will run out, and others take over.
             self._trouble(error)
         finally:
@@ -255,7 +273,8 @@ class Lane:
 
     def _trouble(self, error: MessageBusError) -> float:
         if self._shift.complain is not None:
-            self._shift.complain(logs.STORE_FAILED, reason=str(error))
+            event = logs.BROKER_FAILED if isinstance(error, BrokerError) else logs.STORE_FAILED
+            self._shift.complain(event, reason=str(error))
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
         return pause
 

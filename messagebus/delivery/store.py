@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from messagebus.delivery.entries import Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
+from messagebus.delivery.entries import Arrival, Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError
 from messagebus.messages import Message
@@ -182,6 +182,13 @@ class Store(Protocol):
         A message whose key is held by an earlier one (waiting, in flight, or dead and parking) is passed over. A
         message that was claimed before and not settled is claimed alone, so that one that kills its worker takes no
         others with it.
+        """
+
+    def receive(self, arrivals: Sequence[Arrival], lease: float) -> Claim:
+        """Keep what an engine has brought, and take those of it that may be handled now, for ``lease`` seconds.
+
+        One whose id is in the store already is not stored again. Like `claim`, it passes over those whose key is held;
+        they wait here. When this returns the engine may forget them all.
         """
 
     def settle(
