@@ -170,10 +170,10 @@ class Engine:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def kill(self) -> None:
-        """End it as a crash does: nothing that is not on disk is written any more."""
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it, by default as a crash does: nothing that is not on disk is written any more."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        os.killpg(self.process.pid, how)
         self.process.wait()
 
     def stop(self) -> None:

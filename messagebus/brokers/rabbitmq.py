@@ -17,7 +17,8 @@ except ImportError as error:
 
 __all__ = ["RabbitMQ"]
 
-_AGAIN: Final = 0.5
+_AGAIN: Final = 1.0
+"""Seconds between attempts to connect again."""
 
 
 class RabbitMQ(Engine):
