@@ -20,7 +20,7 @@ except ImportError as error:
 
 __all__ = ["Redis"]
 
-_BLOCK: Final = 500
+_BLOCK: Final = 250
 """Milliseconds that a request for messages waits on the server."""
 _MOST: Final = 200
 _PAUSE: Final = 0.5

@@ -1,6 +1,7 @@
 """`Carrier`: what a worker needs of an engine that carries messages between services; and what leaves by it."""
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from messagebus.delivery.entries import RETURNED, Arrival, Outcome, Settlement, Stored
+from messagebus.delivery.entries import RETURNED, Arrival, Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Desk, Handling, Rules, failure_of
 from messagebus.delivery.store import Store
 from messagebus.errors import BrokerError
@@ -65,46 +66,46 @@ class Carrier(ABC):
 
 
 class Intake:
-    """How one lane takes what an engine brings: into the inbox, leased; acknowledged when it is settled there."""
+    """How the lanes of a worker take what an engine brings: into the inbox, in its order, leased.
+
+    It is acknowledged when it is settled there, or if it is there for good without that.
+    """
 
     def __init__(self, carrier: Carrier, store: Store) -> None:
         self._carrier, self._store = carrier, store
-        self._receipts: dict[str, list[Any]] = {}
+        self._lock = threading.Lock()
         self._arrivals: Sequence[Arrival] = ()
-        self._has_had_its_turn = False
+        self._receipts: dict[str, list[Any]] = {}
 
-    def claim(self, limit: int, lease: float) -> Any:
-        """Return a claim on what has come in; None if that is nothing, or it is the turn of what waits in the inbox.
+    def claim(self, limit: int, lease: float) -> Claim | None:
+        """Return a claim on what has come in; None if that is nothing.
 
         Raises:
             StoreError: If the inbox is out of order; what has come in is kept for the next time.
         """
-        self._has_had_its_turn = not self._has_had_its_turn
-        if not self._has_had_its_turn:
-            return None
-        self._arrivals = self._arrivals or self._carrier.take(limit)
-        if not self._arrivals:
-            self._has_had_its_turn = False
-            return None
-        claim = self._store.receive(self._arrivals, lease)
-        taken = {stored.id.removesuffix(RETURNED) for stored in claim.messages}
-        rest = []
-        for arrival in self._arrivals:
-            if arrival.id in taken:
-                self._receipts.setdefault(arrival.id, []).append(arrival.receipt)
-            else:  # It is in the inbox for good: it has been there before, or waits for what is before it.
-                rest.append(arrival.receipt)
-        self._arrivals = ()
+        with self._lock:  # What one lane takes first is stored first, or messages with one key would change places.
+            self._arrivals = self._arrivals or self._carrier.take(limit)
+            if not self._arrivals:
+                return None
+            claim = self._store.receive(self._arrivals, lease)
+            arrivals, self._arrivals = self._arrivals, ()
+            taken = {stored.id.removesuffix(RETURNED) for stored in claim.messages}
+            rest = []
+            for arrival in arrivals:
+                if arrival.id in taken:
+                    self._receipts.setdefault(arrival.id, []).append(arrival.receipt)
+                else:  # It is in the inbox for good: it has been there before, or waits for what is before it.
+                    rest.append(arrival.receipt)
         if rest:
             self._carrier.acknowledge(rest)
         return claim if claim.messages else None
 
     def settled(self, messages: Iterable[Stored]) -> None:
         """Acknowledge what the inbox has settled, or has to itself."""
-        if self._receipts:
+        with self._lock:
             found = [one for stored in messages for one in self._receipts.pop(stored.id.removesuffix(RETURNED), ())]
-            if found:
-                self._carrier.acknowledge(found)
+        if found:
+            self._carrier.acknowledge(found)
 
 
 # What goes out

@@ -33,6 +33,7 @@ class Shift(Protocol):
     batch: int
     lease: float
     is_stopping: bool
+    intake: Intake | None
     report: logs.Write | None
     complain: logs.Write | None
 
@@ -85,8 +86,7 @@ class Lane:
         self._open = ExitStack()
         self._size = 1
         self._pause = _FIRST_PAUSE
-        carrier = shift.rules.carrier
-        self._intake = None if carrier is None else Intake(carrier, self.store)
+        self._looks_out = False
         self._failure: BrokerError | None = None
 
     # The work
@@ -114,9 +114,15 @@ class Lane:
         return claim
 
     def _next(self) -> Claim:
-        lease = self._shift.lease
-        claim: Claim | None = None if self._intake is None else self._intake.claim(self._size, lease)
-        return claim or self.store.claim(self._size, lease)
+        """Claim what has come in, and what waits in the store, in turn."""
+        intake, lease = self._shift.intake, self._shift.lease
+        self._looks_out = intake is not None and not self._looks_out
+        if intake is not None and self._looks_out:
+            claim = intake.claim(self._size, lease)
+            if claim is not None:
+                return claim
+            self._looks_out = False
+        return self.store.claim(self._size, lease)
 
     def _work(self, claim: Claim) -> Generator[Step, None, None]:
         self._unsettled = [*claim.messages]
@@ -229,8 +235,8 @@ class Lane:
             self._close(None)
         self._settlements = []
         settled = {settlement.seq for settlement in settlements}
-        if self._intake is not None:
-            self._intake.settled([stored for stored in self._unsettled if stored.seq in settled])
+        if self._shift.intake is not None:
+            self._shift.intake.settled([stored for stored in self._unsettled if stored.seq in settled])
         self._unsettled = [stored for stored in self._unsettled if stored.seq not in settled]
         self._pause = _FIRST_PAUSE
         self._shift.count(len(settled))
@@ -245,8 +251,8 @@ class Lane:
                 self._store()
             if self._unsettled and self._transaction is None:
                 self.store.release(claim.token, [stored.seq for stored in self._unsettled])
-                if self._intake is not None:
-                    self._intake.settled(self._unsettled)
+                if self._shift.intake is not None:
+                    self._shift.intake.settled(self._unsettled)
         except MessageBusError as error:  # The lease will run out, and others take over.
             self._trouble(error)
         finally:

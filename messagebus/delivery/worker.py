@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
-from messagebus.delivery.carrier import Carrier
+from messagebus.delivery.carrier import Carrier, Intake
 from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
 from messagebus.delivery.lane import Lane, Writer
 from messagebus.delivery.retry import Retry
@@ -101,6 +101,8 @@ class Worker:
     def _reset(self, *, until_idle: bool, limit: int | None, time_limit: float | None) -> None:
         # Only lanes on one thread have to let each other finish; threads wait for one another in the store.
         shared = Writer() if self.is_async and self.rules.store.has_one_writer else None
+        carrier = self.rules.carrier
+        self.intake = None if carrier is None else Intake(carrier, self.rules.store)
         self._lanes = [Lane(self, shared or Writer()) for _ in range(self.concurrency)]
         self._idle: set[Lane] = set()
         self._settled = 0
