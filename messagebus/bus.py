@@ -1,7 +1,7 @@
 """The bus: a sync and an async driver of one order rule, and the functions that run a message in one call."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Container, Iterator, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 from itertools import islice
@@ -14,6 +14,12 @@ from messagebus.messages import Message, ReturnMessage, to_json
 from messagebus.registry import DEFAULT_REGISTRY, MAX_BYTES, Handler, Registry
 
 __all__ = ["AsyncMessageBus", "MessageBus", "ahandle_json", "ahandle_message", "handle_json", "handle_message"]
+
+
+def _left(handlers: Sequence[Handler], failures: Container[Handler], finished: Handler | None) -> list[Handler]:
+    """Return what is to run again after an interruption: what has failed, and all behind the last that finished."""
+    begun = 0 if finished is None else handlers.index(finished) + 1
+    return [*(handler for handler in handlers[:begun] if handler in failures), *handlers[begun:]]
 
 
 def _one(failures: list[Exception], message: Message) -> Exception:
@@ -107,7 +113,7 @@ class MessageBus(Run):
                     if is_verbose:
                         self._log_handler(delivery, handler, logs.HANDLER_FINISHED)
         except BaseException:
-            delivery.left = [*failures, *handlers[handlers.index(handler) + (handler is finished) :]]
+            delivery.left = _left(handlers, failures, finished)
             raise
         delivery.left = ()
         if failures:
@@ -197,7 +203,7 @@ class AsyncMessageBus(Run):
                     if is_verbose:
                         self._log_handler(delivery, handler, logs.HANDLER_FINISHED)
         except BaseException:
-            delivery.left = [*failures, *handlers[handlers.index(handler) + (handler is finished) :]]
+            delivery.left = _left(handlers, failures, finished)
             raise
         delivery.left = ()
         if failures:

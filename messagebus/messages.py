@@ -167,7 +167,9 @@ def _proven(message: Message) -> bytes:
     cls = type(message)
     with suppress(Exception):  # Serialisers, validators and __eq__ may be the user's; _culprit says what failed.
         data = _written(message)
-        if find_unfit(b"[%b]" % data) is None and cls.__pydantic_validator__.validate_json(data) == message:
+        # The fields of an exact shape set the limits themselves.
+        is_fit = shape_of(cls).is_exact or find_unfit(b"[%b]" % data) is None
+        if is_fit and cls.__pydantic_validator__.validate_json(data) == message:
             return data
     raise UnwritableMessageError(full_name(cls), *_culprit(message)) from None
 

@@ -1,20 +1,22 @@
-"""The command line: ``messagebus handle``, ``messagebus list`` and ``messagebus check``."""
+"""The command line: ``messagebus handle``, ``messagebus send``, ``messagebus work`` and others, a module each."""
 
 import os
+import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-from messagebus import ConfigurationError
-from messagebus.cli import check, handle, listing
+from messagebus import InvalidMessageError, MessageBusError, UsageError
+from messagebus.cli import check, failed, handle, listing, send, stats, tree, waiting, work
 
 __all__ = ["main"]
 
 _FAILED = 1
 _USAGE = 2
+_REFUSED = 3
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # What a shell shows of a process that SIGPIPE ended.
 
@@ -33,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``messagebus``; by default those of this process.
 
     Returns:
-        0 if all went well; 1 if a handler failed or a check found something; 2 if the call itself is wrong; 3 if a
-        payload was refused; 130 after an interrupt; 141 if nobody reads standard output any more.
+        0 if all went well; 1 if a handler failed, a check found something, or a store cannot do what it was asked; 2 if
+        the call itself is wrong; 3 if a payload was refused; 130 after an interrupt; 141 if nobody reads standard
+        output any more.
     """
     try:
         options = _parse(argv)
@@ -51,8 +54,8 @@ def _run(options: Namespace) -> int:
         code: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except ConfigurationError as error:
-        code = _explain(str(error), _USAGE)
+    except MessageBusError as error:
+        code = _explain(str(error), _code_of(error))
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except BrokenPipeError:
@@ -64,19 +67,35 @@ def _run(options: Namespace) -> int:
     return code
 
 
+def _code_of(error: MessageBusError) -> int:
+    if isinstance(error, UsageError):
+        return _USAGE
+    return _REFUSED if isinstance(error, InvalidMessageError) else _FAILED
+
+
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    """Return the options; FILEs may stand before and after them, which argparse alone does not take."""
+    """Return the options; FILEs, or IDs, may stand before and after them, which argparse alone does not take."""
     options, rest = _parser().parse_known_args(argv)
-    if rest and ("files" not in options or any(word.startswith("-") and word != "-" for word in rest)):
+    more = getattr(options, "more", None)
+    if rest and (more is None or any(word.startswith("-") and word != "-" for word in rest)):
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.files = [*getattr(options, "files", ()), *rest]
+    if more is not None:
+        setattr(options, more, [*getattr(options, more), *rest])
     return options
 
 
 def _explain(sentence: str, code: int) -> int:
     with suppress(OSError):  # Nobody reads standard error any more.
-        print(f"messagebus: {sentence}", file=sys.stderr)
+        print(f"messagebus: {_mask(sentence)}", file=sys.stderr)
     return code
+
+
+_PASSWORD = re.compile(r"(\w://[^/@:\s]*:)\S*@")
+
+
+def _mask(sentence: str) -> str:
+    """Hide the password of a URL that somebody wrote where no URL belongs, or that an engine repeats in an error."""
+    return _PASSWORD.sub(r"\1***@", sentence)
 
 
 def _settle_errors() -> None:
@@ -96,16 +115,16 @@ def _discard(stream: TextIO | None) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="messagebus",
-        description="Handle messages from files and pipes, and look at what an application has registered.",
+        description="Handle messages, keep them in a store, look after what is in it, and see what is registered.",
         epilog=_EXAMPLE,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, dest=SUPPRESS, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (handle, listing, check):
+    for module in (handle, listing, check, send, work, stats, failed, waiting, tree):
         command = commands.add_parser(
             module.NAME,
             help=module.SUMMARY,
@@ -114,9 +133,16 @@ def _parser() -> ArgumentParser:
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        command.set_defaults(run=getattr(module, "run", None), parser=command)  # The verbs of a group have their own.
         module.add_arguments(command)
-        command.set_defaults(run=module.run, parser=command)
     return parser
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong with a call without repeating a password."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_mask(message))
 
 
 class _Version(Action):

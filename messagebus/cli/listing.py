@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any, Final
 
 from messagebus import Command, Event, Message, Registry, wire_name
+from messagebus.cli.tables import align
 from messagebus.cli.target import add_target, load
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
@@ -59,6 +60,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
         handlers = [f"{h['name']} ({h['place']}){', async' * h['is_async']}" for h in row["handlers"]] or ["-"]
         cells.append((row["kind"], row["name"], row["class"], handlers[0]))
         cells += [("", "", "", handler) for handler in handlers[1:]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
-    return "\n".join(lines)
+    return align(cells)

@@ -20,6 +20,7 @@ from messagebus.delivery.entries import (
     Stored,
     Waiting,
 )
+from messagebus.delivery.rehearsal import rehearse
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sql import RETENTION
 from messagebus.delivery.store import Store, Transaction, acurrent_transaction, current_transaction
@@ -39,7 +40,7 @@ __all__ = [
     "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome", "ResultTimeoutError", "Retry",
     "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError", "StoreError", "StoreFileError",
     "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker", "acurrent_transaction",
-    "current_transaction", "open_store",
+    "current_transaction", "open_store", "rehearse",
 ]  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def open_store(
         StoreError: If it cannot be opened now.
     """
     given = os.environ.get("MESSAGEBUS_URL", "") if url is None else url
-    scheme, _, rest = given.partition("://")
+    scheme, mark, rest = given.partition("://")
     if scheme == "memory" and not rest:
         from messagebus.delivery.sqlite import MemoryStore  # noqa: PLC0415 - each engine only where it is used
 
@@ -78,6 +79,8 @@ def open_store(
         from messagebus.delivery.postgres import PostgresStore  # noqa: PLC0415 - as above
 
         return PostgresStore(rest, clock=clock, retention=retention, timeout=timeout)
-    why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme or 'that'}:// is no URL of one"
+    why = "no URL is given, and MESSAGEBUS_URL is not set" if not given else f"{scheme}:// is no URL of one"
+    if given and not mark:
+        why = "what is given is no URL"  # It may be a password.
     remedy = "Use sqlite:///bus.db, sqlite:////absolute/bus.db, postgresql+psycopg://user@host/name or memory://."
     raise ConfigurationError("open a store", why, remedy)

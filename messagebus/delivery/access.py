@@ -59,11 +59,11 @@ class Access(ABC):
                 self._pool.give_back(connection, is_sound=is_sound)
 
     @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
+    def _write(self, what: str, *, is_durable: bool = True) -> Iterator[Connection]:
         with self._connection(what) as connection:
             self._lock(what)
             try:
-                connection.begin()
+                connection.begin(is_durable=is_durable)
                 try:
                     yield connection
                     connection.commit()

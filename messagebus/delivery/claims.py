@@ -10,28 +10,35 @@ from messagebus.delivery.schema import ADD_DEAD, ADD_MESSAGES, SETTLE
 from messagebus.delivery.sending import add_all, row_of, row_of_arrival
 from messagebus.envelope import new_id
 
-__all__ = ["claim", "extend", "next_due", "owns", "pick", "receive", "release", "settle"]
+__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pick", "receive", "release", "settle"]
 
-# What is earlier holds the key; so does what is in flight, which may be later if its cause was taken up again.
-_IS_FREE: Final = """
-    NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.finished_at IS NULL AND p.seq < m.seq)
-    AND NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = m.key AND p.lease IS NOT NULL AND p.due_at > :now)
+# The earliest message that is not finished holds its key; and so does what is in flight, which may be a later one if
+# the earlier was committed late, or taken up again. Both as values: PostgreSQL would join NOT EXISTS, row by row.
+_IS_FIRST: Final = """
+    m.seq = (
+        SELECT p.seq FROM mb_message p WHERE p.key = m.key AND p.finished_at IS NULL ORDER BY p.key, p.seq LIMIT 1
+    )
+"""
+_IS_IN_NO_HAND: Final = """
+    COALESCE((SELECT max(p.due_at) FROM mb_message p WHERE p.key = m.key AND p.lease IS NOT NULL), 0) <= :now
 """
 _SUSPECT: Final = f"""
     SELECT m.due_at, m.seq FROM mb_message m
-    WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FREE}))
+    WHERE m.lease IS NOT NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
     ORDER BY m.due_at, m.seq LIMIT 1
 """
 _UNKEYED: Final = """
     SELECT due_at, seq FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :limit
 """
-_FIRST_KEYED: Final = """
-    SELECT due_at, seq, key FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now
-    ORDER BY due_at, seq LIMIT :window
+_ARE_KEYED: Final = "FROM mb_message m WHERE m.key IS NOT NULL AND m.lease IS NULL AND m.due_at <="
+_HAS_KEYED: Final = f"SELECT 1 {_ARE_KEYED} :now LIMIT 1"
+_LAST_KEYED: Final = f"SELECT m.due_at, m.seq {_ARE_KEYED} :now ORDER BY m.due_at, m.seq LIMIT 1 OFFSET :window"
+# In the order of its index, so that it ends with the last that is wanted.
+_KEYED: Final = f"""
+    SELECT m.due_at, m.seq {_ARE_KEYED} :last_due AND (m.due_at, m.seq) <= (:last_due, :last_seq)
+    AND {_IS_FIRST} AND {_IS_IN_NO_HAND} ORDER BY m.due_at, m.seq LIMIT :limit
 """
-_KEYED: Final = f"SELECT m.due_at, m.seq FROM ({_FIRST_KEYED}) m WHERE {_IS_FREE} ORDER BY m.due_at, m.seq LIMIT :limit"
-_COUNT_KEYED: Final = f"SELECT count(*) FROM ({_FIRST_KEYED}) m"
 # Steps from key to key through their index, whatever waits behind each.
 _HEADS: Final = f"""
     WITH RECURSIVE k(key) AS (
@@ -42,11 +49,12 @@ _HEADS: Final = f"""
     )
     SELECT m.due_at, m.seq FROM k JOIN mb_message m
     ON m.seq = (SELECT min(p.seq) FROM mb_message p WHERE p.key = k.key AND p.finished_at IS NULL)
-    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_FREE}
+    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_IN_NO_HAND}
     ORDER BY m.due_at, m.seq LIMIT :limit
 """
 _WINDOW: Final = 1_000
 """How many due messages with keys are looked at one by one, before the keys are."""
+_LAST_SEQ: Final = 2**63 - 1
 
 _CLAIM: Final = """
     UPDATE mb_message SET due_at = :until, attempt = attempt + 1, lease = :token
@@ -61,18 +69,29 @@ def pick(connection: Connection, now: int, limit: int, *, lock: str = "") -> lis
     if suspect:
         return [suspect[0][1]]
     found = connection.rows(_UNKEYED + lock, {"now": now, "limit": limit})
-    if connection.rows(_FIRST_KEYED, {"now": now, "window": 1}):
+    if connection.rows(_HAS_KEYED, {"now": now}):
         if lock:
             connection.wait_in_line()
         found += _keyed(connection, now, limit)
     return [seq for _, seq in sorted(found)[:limit]]
 
 
+def may_pick(connection: Connection, now: int) -> bool:
+    """Say in less time than `pick` takes whether it may find something; not, whether earlier ones hold the keys."""
+    due = {"now": now}
+    return bool(
+        connection.rows(_UNKEYED, {**due, "limit": 1})
+        or connection.rows(_HAS_KEYED, due)
+        or connection.rows(_SUSPECT, due)
+    )
+
+
 def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
-    found = connection.rows(_KEYED, {"now": now, "limit": limit, "window": _WINDOW})
-    if len(found) == limit or connection.rows(_COUNT_KEYED, {"now": now, "window": _WINDOW})[0][0] < _WINDOW:
-        return found
-    return connection.rows(_HEADS, {"now": now, "limit": limit})
+    last = connection.rows(_LAST_KEYED, {"now": now, "window": _WINDOW - 1})
+    last_due, last_seq = last[0] if last else (now, _LAST_SEQ)
+    window = {"now": now, "limit": limit, "last_due": last_due, "last_seq": last_seq}
+    found = connection.rows(_KEYED, window)
+    return found if len(found) == limit or not last else connection.rows(_HEADS, {"now": now, "limit": limit})
 
 
 def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
@@ -92,7 +111,7 @@ def _take(connection: Connection, now: int, seqs: Sequence[int], lease: float) -
 
 _FREE_OF_THESE: Final = f"""
     SELECT m.due_at, m.seq FROM mb_message m
-    WHERE m.id IN [names] AND m.lease IS NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FREE}))
+    WHERE m.id IN [names] AND m.lease IS NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
     ORDER BY m.seq
 """
 
@@ -159,10 +178,13 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
 
 def _settled(settlement: Settlement, held: Row, now: int) -> Row:
     _, before, results = held
-    outcomes = unpack(before)
-    outcomes.update((outcome.handler, outcome) for outcome in settlement.outcomes)
+    outcomes = settlement.outcomes
+    if before is not None:
+        merged = unpack(before)
+        merged.update((outcome.handler, outcome) for outcome in outcomes)
+        outcomes = [*merged.values()]
     due, finished = fate_of(outcomes, now, parks=settlement.parks)
-    return pack(outcomes.values()), _joined(results, settlement.results), due, finished, settlement.seq
+    return pack(outcomes), _joined(results, settlement.results), due, finished, settlement.seq
 
 
 def _joined(before: Any, after: bytes | None) -> bytes | None:

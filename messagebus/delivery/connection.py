@@ -47,7 +47,12 @@ class Connection(Statements, Protocol):
         """Let no two transactions be past this point at once; where only one can write that is so already."""
         ...
 
-    def begin(self) -> None: ...
+    def begin(self, *, is_durable: bool = True) -> None:
+        """Begin a transaction. One that is not durable is committed without waiting for the disk.
+
+        A crash of the machine may undo it, but then nothing that was committed after it is there either.
+        """
+        ...
 
     def commit(self) -> None: ...
 

@@ -31,7 +31,7 @@ class Failure:
     """``path/to/file.py:12``, where it was raised."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # Nobody changes it; to freeze it would take longer than to make it.
 class Outcome:
     """What became of one handler of a message; the handler is "" where the message could not even be dispatched."""
 
@@ -45,7 +45,7 @@ class Outcome:
     """For ``retry`` and ``dead``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # Nobody changes it; to freeze it would take longer than to make it.
 class Stored:
     """A message that a worker has claimed."""
 
@@ -95,7 +95,7 @@ class Settlement:
     parks: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # Nobody changes it; to freeze it would take longer than to make it.
 class Sending:
     """A message on its way into a store."""
 
@@ -158,6 +158,7 @@ class DeadLetter:
     causation_id: str | None
     body: bytes = field(repr=False)
     """The raw bytes, with whatever is private in them: for programs, not for listings."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """One stored message and its handlers: what runs, what it sent and wrote, and what became of each."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
@@ -36,9 +37,11 @@ class Desk(Protocol):
         Raises:
             DispatchError: If it cannot be had here and now, or the lease is lost.
         """
+        ...
 
     async def turn(self) -> None:
         """Wait until the transaction can be had."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +128,19 @@ def _reporting_later(handler: Handler) -> Handler:
 class _HandlerWork:
     """What one handler sends and writes while it runs: kept if it finishes."""
 
-    __slots__ = ("_savepoint", "_started", "duration_ms", "handler", "handling", "results", "sends", "store")
+    duration_ms = 0.0
+    _savepoint: AbstractContextManager[None] | None = None
 
     def __init__(self, outer: Any, handler: Handler) -> None:
         self.handling: Handling = outer.handling
-        self.store = outer.store
         self.handler = handler
         self.sends: list[Sending] = []
         self.results: list[bytes] = []
-        self._savepoint: AbstractContextManager[None] | None = None
-        self.duration_ms = 0.0
         self._started = perf_counter()
+
+    @property
+    def store(self) -> Store:
+        return self.handling.rules.store
 
     def add(self, sending: Sending) -> None:
         self.sends.append(sending)
@@ -155,18 +160,34 @@ class _HandlerWork:
     async def turn(self) -> None:
         await self.handling.desk.turn()
 
-    def take(self, result: object) -> None:
+    def take(self, result: Any) -> None:
         """Make of what a handler returned what will be stored; whatever is wrong with it is the handler's failure."""
         if result is None:
             return
         bus: Any = self.handling.bus
+        plan = bus._snapshot.get(type(result))
+        if plan is not None and plan.handlers:  # One message: there is nothing to take apart, nor to look at.
+            self.sends.append(prepare(result))
+            bus._count += 1
+            return
         messages = bus._follow_ups(bus._in_hand, self.handler, result)
         for message in messages:
-            if bus._snapshot[type(message)].is_return:
+            plan = bus._snapshot[type(message)]
+            if plan.is_return:
                 self.results.append(to_json(message))
-            else:
+            elif plan.handlers or plan.is_command or bus._snapshot.strict or type(message) in bus._snapshot.handlers:
                 self.sends.append(prepare(message))
+            else:
+                self._note_unhandled(bus, message)
         bus._count += len(messages)
+
+    def _note_unhandled(self, bus: Any, message: Message) -> None:
+        """Record an event of a class that is not registered: nobody could read it again, and nobody has to (law L7)."""
+        if bus._is_logged:
+            sending = prepare(message)
+            ids = dict(zip(logs.ID_NAMES, _ids(sending.envelope), strict=True))
+            fields = {"handlers": [], "duration_ms": 0.0, "emitted": 0}
+            bus._log(logs.EVENT_UNHANDLED, {"message_type": sending.envelope.type, **ids, **fields})
 
     def finish(self) -> None:
         self._leave(None)
@@ -174,11 +195,12 @@ class _HandlerWork:
 
     def fail(self, error: BaseException) -> None:
         self._leave(error)
+        self.handling.has_exited = isinstance(error, SystemExit)
         if isinstance(error, Exception):
             self.handling.failed[self.handler.name] = error, self.duration_ms
 
     def _leave(self, error: BaseException | None) -> None:
-        self.duration_ms = round((perf_counter() - self._started) * 1000, 3)
+        self.duration_ms = (perf_counter() - self._started) * 1000
         if self._savepoint is None:
             return
         savepoint, self._savepoint = self._savepoint, None
@@ -188,6 +210,10 @@ class _HandlerWork:
         else:
             with suppress(type(error)):  # It passes on by itself.
                 savepoint.__exit__(type(error), error, error.__traceback__)
+
+
+def _ids(envelope: Envelope) -> tuple[str, str, str | None]:
+    return envelope.id, envelope.correlation_id, envelope.causation_id
 
 
 # A message
@@ -207,7 +233,9 @@ class Handling:
     finished: dict[str, _HandlerWork] = field(default_factory=dict)
     failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
     has_savepoint: bool = False
-    _handlers: list[Handler] = field(default_factory=list)
+    has_exited: bool = False
+    """A handler has called `sys.exit()`: as good as a crash."""
+    _handlers: Sequence[Handler] = ()
     _outcomes: list[Outcome] = field(default_factory=list)
     _message: Message | None = None
 
@@ -245,26 +273,29 @@ class Handling:
             return
         bus = self.rules.bus(self._message, registry=self.rules.registry, envelope=self._envelope(self._message))
         delivery: Any = bus._in_hand
-        self._handlers = [handler for handler in delivery.plan.handlers if self._is_due(handler)]
-        if stored.outcomes:
-            self._note_vanished({handler.name for handler in delivery.plan.handlers})
-        if len(self._handlers) < len(delivery.plan.handlers):
-            if not self._handlers:
+        handlers = self._handlers = delivery.plan.handlers
+        if stored.outcomes or stored.attempt > self.rules.retry.attempts:
+            self._handlers = [handler for handler in handlers if self._is_due(handler)]
+            self._note_vanished({handler.name for handler in handlers})
+            if not self._handlers and handlers:
                 return
-            delivery.plan = replace(delivery.plan, handlers=tuple(self._handlers))
-            delivery.left = delivery.plan.handlers
+            if len(self._handlers) < len(handlers):
+                delivery.left = tuple(self._handlers)
+                delivery.plan = replace(delivery.plan, handlers=delivery.left)
         self.bus = bus
 
     def _envelope(self, message: Message) -> Envelope:
-        stored = self.stored
-        tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
+        stored, before = self.stored, 0
+        if stored.outcomes:
+            tried = [outcome.attempts for outcome in stored.outcomes.values() if outcome.state == "retry"]
+            before = max(tried, default=0)
         return Envelope(
             message,
             id=stored.id.removesuffix(RETURNED),
-            correlation_id=stored.correlation_id,
+            correlation_id=None if stored.correlation_id == stored.id else stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
-            attempt=stored.attempt + max(tried, default=0),
+            attempt=stored.attempt + before,
             headers=stored.headers,
         )
 
@@ -282,8 +313,10 @@ class Handling:
         return True
 
     def _attempts(self, handler: str) -> int:
-        before = self.stored.outcomes.get(handler)
-        return self.stored.attempt + (before.attempts if before is not None else 0)
+        stored = self.stored
+        if not stored.outcomes or handler not in stored.outcomes:
+            return stored.attempt
+        return stored.attempt + stored.outcomes[handler].attempts
 
     def _note_vanished(self, names: set[str]) -> None:
         for outcome in self.stored.outcomes.values():
@@ -303,8 +336,11 @@ class Handling:
             self._note_refused(self.error)
         else:
             self._outcomes += map(self._outcome, self._handlers)
-        sends = [sending for work in self.finished.values() for sending in work.sends]
-        results = [result for work in self.finished.values() for result in work.results]
+        sends: list[Sending] = []
+        results: list[bytes] = []
+        for work in self.finished.values():
+            sends += work.sends
+            results += work.results
         packed = b"[" + b",".join(results) + b"]" if results else None
         return Settlement(self.stored.seq, self._outcomes, sends, packed, self.rules.retry.parks)
 

@@ -39,9 +39,11 @@ class Shift(Protocol):
 
     def is_over(self, lane: "Lane") -> bool:
         """Say whether there is nothing more to do, now that this lane has found nothing."""
+        ...
 
     def count(self, settled: int) -> None:
         """Take down how many messages were settled."""
+        ...
 
 
 class Writer:
@@ -94,10 +96,14 @@ class Lane:
     def steps(self) -> Generator[Step, None, None]:
         """Work until the worker stops, or nothing is left; yields what the driver has to do in between."""
         self._thread = threading.get_ident()
-        while not self._shift.is_stopping:
-            claim = yield from self._claim()
-            if claim is not None and claim.messages:
-                yield from self._work(claim)
+        claim: Claim | None = None
+        while claim is not None or not self._shift.is_stopping:
+            claim = claim or (yield from self._claim())
+            if claim is not None:
+                claim = yield from self._work(claim)
+                if self._failure is not None:
+                    error, self._failure = self._failure, None
+                    yield self._trouble(error)
             elif self._shift.is_over(self):
                 return
             else:
@@ -111,7 +117,7 @@ class Lane:
             yield self._trouble(error)
             return None
         self._pause = _FIRST_PAUSE
-        return claim
+        return claim if claim.messages else None
 
     def _next(self) -> Claim:
         """Claim what has come in, and what waits in the store, in turn."""
@@ -124,40 +130,43 @@ class Lane:
             self._looks_out = False
         return self.store.claim(self._size, lease)
 
-    def _work(self, claim: Claim) -> Generator[Step, None, None]:
+    def _work(self, claim: Claim) -> Generator[Step, None, Claim | None]:
+        """Have messages handled, and settle them; return what was claimed in the transaction that settled the last."""
         self._unsettled = [*claim.messages]
         self.claim, self.claimed_at = claim, monotonic()
         begun = settled_at = self.claimed_at
+        rules = self._shift.rules
         try:
-            for handling in begin(self._shift.rules, self, claim.messages):
+            for handling in begin(rules, self, claim.messages):
                 if self._shift.is_stopping:
                     break
-                yield from self._handle(handling)
+                token = WORK.set(handling)
+                try:
+                    handling.open()
+                    if handling.bus is not None:
+                        yield handling
+                finally:
+                    WORK.reset(token)
+                    if handling.has_exited:  # The attempt counts: the lease has to run out.
+                        self._unsettled.remove(handling.stored)
+                self._keep(handling)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()
                     settled_at = monotonic()
-            yield from self._settle()
             self._adapt(monotonic() - begun, len(claim.messages))
+            return (yield from self._settle(claims=self._shift.intake is None))
         finally:
             self._give_back(claim)
-        if self._failure is not None:
-            error, self._failure = self._failure, None
-            yield self._trouble(error)
 
-    def _handle(self, handling: Handling) -> Generator[Step, None, None]:
-        token = WORK.set(handling)
-        try:
-            handling.open()
-            if handling.bus is not None:
-                yield handling
-        finally:
-            WORK.reset(token)
+    def _keep(self, handling: Handling) -> None:
         settlement = handling.settle()
         if settlement is None:
             self._failure = handling.error if isinstance(handling.error, BrokerError) else None
             return
         self._settlements.append(settlement)
-        self._tell(handling.stored, settlement)
+        for outcome in settlement.outcomes:
+            if outcome.state != "done":
+                self._tell(handling.stored, outcome)
 
     def _adapt(self, taken: float, handled: int) -> None:
         """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
@@ -208,27 +217,30 @@ class Lane:
 
     # Settling
 
-    def _settle(self) -> Generator[Step, None, None]:
+    def _settle(self, *, claims: bool = False) -> Generator[Step, None, Claim | None]:
         """Store what became of messages; if the store is out of order, until it is not, or the work would be lost."""
         while self._settlements:
             if self._transaction is None:
                 yield "write"
             try:
-                self._store()
+                return self._store(claims=claims and not self._shift.is_stopping)
             except StoreError as error:
                 yield self._trouble(error)
+        return None
 
-    def _store(self) -> None:
-        claim, settlements, transaction = self.claim, self._settlements, self._transaction
+    def _store(self, *, claims: bool) -> Claim | None:
+        """Settle and, if told to, claim the next messages in the same transaction: the disk is waited for once."""
+        claim, settlements = self.claim, self._settlements
         if claim is None:
-            return
-        if transaction is None:
-            lost = self.store.settle(claim.token, settlements)
+            return None
+        if self._transaction is None:
+            with self.store.transaction() as transaction:
+                lost, found = self._write(claim, transaction, settlements, claims=claims)
         else:
             # If this fails, what the handlers have written is gone, and they have to run again.
             self._settlements = []
             try:
-                lost = self.store.settle(claim.token, settlements, transaction=transaction)
+                lost, found = self._write(claim, self._transaction, settlements, claims=claims)
             except BaseException as error:
                 self._close(error)
                 raise
@@ -243,12 +255,20 @@ class Lane:
         for settlement in settlements:
             if settlement.seq in lost and self._shift.complain is not None:
                 self._shift.complain(logs.LEASE_LOST, seq=settlement.seq)
+        return found
+
+    def _write(
+        self, claim: Claim, transaction: Transaction, settlements: list[Settlement], *, claims: bool
+    ) -> tuple[set[int], Claim | None]:
+        lost = self.store.settle(claim.token, settlements, transaction=transaction)
+        found = self.store.claim(self._size, self._shift.lease, transaction=transaction) if claims else None
+        return lost, found if found is not None and found.messages else None
 
     def _give_back(self, claim: Claim) -> None:
         """Leave nothing behind: store what is settled, and let others have what was not begun, or broken off."""
         try:
             if self._settlements:
-                self._store()
+                self._store(claims=False)
             if self._unsettled and self._transaction is None:
                 self.store.release(claim.token, [stored.seq for stored in self._unsettled])
                 if self._shift.intake is not None:
@@ -270,12 +290,11 @@ class Lane:
 
     # Records
 
-    def _tell(self, stored: Stored, settlement: Settlement) -> None:
-        for outcome in settlement.outcomes:
-            if outcome.state == "dead" and self._shift.complain is not None:
-                self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
-            elif outcome.state == "retry" and self._shift.report is not None:
-                self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
+    def _tell(self, stored: Stored, outcome: Outcome) -> None:
+        if outcome.state == "dead" and self._shift.complain is not None:
+            self._shift.complain(logs.DEAD_LETTER_KEPT, **_fields(stored, outcome))
+        elif outcome.state == "retry" and self._shift.report is not None:
+            self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
 
     def _trouble(self, error: MessageBusError) -> float:
         if self._shift.complain is not None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import DeadLetter, Failure, Outcome, Waiting
 from messagebus.delivery.outcomes import fate_of, pack, unpack
@@ -59,7 +61,7 @@ def move(connection: Connection, now: int, message_id: str, delay: float, at: da
 
 _DEAD: Final = """
     SELECT d.id, m.id, m.type, m.key, d.handler, d.attempts, d.error, d.text, d.place, d.died_at, m.sent_at,
-    m.correlation_id, m.causation_id, m.body
+    m.correlation_id, m.causation_id, m.headers, m.body
     FROM mb_dead d JOIN mb_message m ON m.seq = d.seq WHERE d.died_at <= :before
 """
 _FIND_DEAD: Final = """
@@ -90,7 +92,8 @@ def dead(
 
 
 def _dead_letter(row: Row) -> DeadLetter:
-    id, message_id, type, key, handler, attempts, error, text, place, died_at, sent_at, correlation, cause, body = row
+    id, message_id, type, key, handler, attempts, error, text, place, died_at, sent_at, *rest = row
+    correlation, cause, headers, body = rest
     return DeadLetter(
         id=id,
         message_id=message_id,
@@ -104,6 +107,7 @@ def _dead_letter(row: Row) -> DeadLetter:
         correlation_id=correlation or message_id,
         causation_id=cause,
         body=bytes(body),
+        headers=from_json(headers),
     )
 
 
@@ -169,6 +173,6 @@ def drop(connection: Connection, now: int, dead_letter_id: int) -> bool:
     before = case.outcomes.get(case.handler, Outcome(case.handler, "dead", 0))
     case.outcomes[case.handler] = replace(before, state="dropped")
     if case.lease is None and case.finished_at is None:
-        case.due_at, case.finished_at = fate_of(case.outcomes, now, parks=True)
+        case.due_at, case.finished_at = fate_of(case.outcomes.values(), now, parks=True)
     _close(connection, dead_letter_id, case)
     return True

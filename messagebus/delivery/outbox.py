@@ -95,8 +95,8 @@ class _SessionStatements:
     def many(self, statement: Insert | Update, rows: Sequence[Row]) -> int:
         if self._engine is SQLITE:
             return self._connection.exec_driver_sql(statement.sqlite, [*rows]).rowcount
-        columns = dict(zip(statement.columns, map(list, zip(*rows, strict=True)), strict=True))
-        return self._connection.execute(sqlalchemy.text(statement.postgres), columns).rowcount
+        parameters = {"rows": statement.as_json(rows)}
+        return self._connection.execute(sqlalchemy.text(statement.postgres), parameters).rowcount
 
     def array(self, values: Sequence[Any]) -> Any:
         return self._engine.array(values)

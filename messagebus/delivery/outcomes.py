@@ -1,6 +1,7 @@
 """What became of the handlers of a message: as JSON in its row, and what follows for the message."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -23,17 +24,25 @@ def clean(text: str) -> str:
 
 def pack(outcomes: Iterable[Outcome]) -> str:
     """Write outcomes as JSON."""
-    return dump_json([_written(outcome) for outcome in outcomes]).decode()
+    return f"[{','.join(map(_written, outcomes))}]"
 
 
-def _written(outcome: Outcome) -> list[Any]:
-    written: list[Any] = [clean(outcome.handler), outcome.state, outcome.attempts, round(outcome.duration_ms, 3)]
-    if outcome.due is not None or outcome.failure is not None:
-        written.append(outcome.due)
-    if outcome.failure is not None:
-        failure = outcome.failure
-        written.append([clean(failure.error), clean(failure.text), clean(failure.place)])
-    return written
+def _written(outcome: Outcome) -> str:
+    head = f'[{_quoted(outcome.handler)},"{outcome.state}",{outcome.attempts},{round(outcome.duration_ms, 3)}'
+    failure = outcome.failure
+    if failure is not None:
+        told = [clean(failure.error), clean(failure.text), clean(failure.place)]
+        return f"{head},{_number(outcome.due)},{dump_json(told).decode()}]"
+    return f"{head}]" if outcome.due is None else f"{head},{_number(outcome.due)}]"
+
+
+def _number(due: float | None) -> str:
+    return "null" if due is None else repr(due)
+
+
+@lru_cache(1_000)
+def _quoted(handler: str) -> str:
+    return dump_json(clean(handler)).decode()
 
 
 def read(text: str) -> Any:
@@ -56,11 +65,12 @@ def unpack(text: str | None) -> dict[str, Outcome]:
     return found
 
 
-def fate_of(outcomes: Mapping[str, Outcome], now: int, *, parks: bool) -> Fate:
+def fate_of(outcomes: Collection[Outcome], now: int, *, parks: bool) -> Fate:
     """Say what follows for a message: it waits for the earliest retry, is kept for a dead letter, or is finished."""
-    waits = [outcome.due for outcome in outcomes.values() if outcome.state == "retry"]
-    if waits:
+    states = {outcome.state for outcome in outcomes}
+    if "retry" in states:
+        waits = [outcome.due for outcome in outcomes if outcome.state == "retry"]
         return min(now if due is None else ceil(due * 1000) for due in waits), None
-    if parks and any(outcome.state == "dead" for outcome in outcomes.values()):
+    if parks and "dead" in states:
         return None, None
     return None, now

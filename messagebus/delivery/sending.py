@@ -10,7 +10,7 @@ from pydantic_core import to_json as dump_json
 from messagebus.delivery.connection import Row, Statements
 from messagebus.delivery.entries import Arrival, Sending
 from messagebus.delivery.outcomes import clean
-from messagebus.delivery.schema import ADD_MESSAGES
+from messagebus.delivery.schema import ADD_MESSAGES, ADD_PLAIN
 from messagebus.envelope import CURRENT, Envelope, _random
 from messagebus.errors import (
     ConfigurationError,
@@ -104,10 +104,10 @@ def prepare(
             _check_text(name, text)
     if envelope is None:
         current = CURRENT.get()
-        if current is None:
-            envelope = Envelope(message)
-        else:
-            envelope = Envelope(message, correlation_id=current.correlation_id, causation_id=current.id)
+        envelope = Envelope(message)
+        if current is not None:
+            envelope.cause = current.identify()
+            envelope.correlation = current.correlation or envelope.cause
     else:
         for name, text in _texts(envelope):
             _check_text(name, text)
@@ -193,7 +193,11 @@ def row_of_arrival(arrival: Arrival, now: int) -> Row:
 
 def add(connection: Statements, rows: Sequence[Row]) -> list[str | ConflictError]:
     """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
-    if connection.many(ADD_MESSAGES, rows) == len(rows):
+    if all(row[3:8] == _NOTHING for row in rows):
+        count = connection.many(ADD_PLAIN, [(id, type, body, sent, due) for id, type, body, *_, sent, due in rows])
+    else:
+        count = connection.many(ADD_MESSAGES, rows)
+    if count == len(rows):
         return [row[0] for row in rows]
     names = connection.array([row[0] for row in rows])
     by_id: dict[str, bytes] = dict(connection.rows(_BY_ID, {"names": names}))
@@ -211,6 +215,7 @@ def add_all(connection: Statements, rows: Sequence[Row]) -> list[str]:
     return stored
 
 
+_NOTHING: Final = ("{}", None, None, None, None)
 _BY_ID: Final = "SELECT id, body FROM mb_message WHERE id IN [names]"
 _BY_DEDUP: Final = "SELECT dedup, id, body FROM mb_message WHERE dedup IN [names]"
 

@@ -185,6 +185,7 @@ class SqlStore(Access):
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
@@ -192,7 +193,7 @@ class SqlStore(Access):
         limit: int = 100,
     ) -> list[DeadLetter]:
         before = self._now() - round(older_than * 1000)
-        conditions = _given(**{"m.type": type, "d.handler": handler})
+        conditions = _given(**{"d.id": id, "m.type": type, "d.handler": handler})
         with self._read("list dead letters") as connection:
             return letters.dead(connection, before, conditions, error, limit)
 
@@ -250,8 +251,11 @@ class SqlStore(Access):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
-        with self._write("claim messages") as connection:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
+        if transaction is not None:
+            return claims.claim(_connection_of(transaction), self._now(), limit, lease)
+        # If a crash of the machine undoes a claim, its messages are due again: it need not wait for the disk.
+        with self._write("claim messages", is_durable=False) as connection:
             return claims.claim(connection, self._now(), limit, lease)
 
     def receive(self, arrivals: Sequence[Arrival], lease: float) -> Claim:
@@ -269,11 +273,11 @@ class SqlStore(Access):
         return lost
 
     def extend(self, tokens: Iterable[str], lease: float) -> None:
-        with self._write("extend leases") as connection:
+        with self._write("extend leases", is_durable=False) as connection:
             claims.extend(connection, self._now(), tokens, lease)
 
     def release(self, token: str, seqs: Iterable[int]) -> None:
-        with self._write("release messages") as connection:
+        with self._write("release messages", is_durable=False) as connection:
             claims.release(connection, self._now(), token, seqs)
 
     def owns(self, token: str, seq: int, transaction: Transaction) -> bool:

@@ -9,11 +9,13 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final, cast
 
+from messagebus.delivery.claims import may_pick
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.store import Transaction
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
@@ -40,7 +42,6 @@ APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
 _SETTINGS: Final = (
-    "PRAGMA synchronous = FULL",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
     "PRAGMA journal_size_limit = 4194304",
@@ -54,6 +55,7 @@ class SqliteConnection:
         self.raw = raw
         self._translated = _TRANSLATED
         self._process = os.getpid()
+        self._is_durable: bool | None = None  # Not said yet: what SQLite takes then depends on how it was built.
 
     def rows(self, sql: str, parameters: Mapping[str, Any] = {}) -> list[Row]:
         rows: list[Row]
@@ -96,7 +98,10 @@ class SqliteConnection:
     def wait_in_line(self) -> None:
         """The file has one write lock."""
 
-    def begin(self) -> None:
+    def begin(self, *, is_durable: bool = True) -> None:
+        if is_durable is not self._is_durable:
+            self.raw.execute("PRAGMA synchronous = FULL" if is_durable else "PRAGMA synchronous = NORMAL")
+            self._is_durable = is_durable
         self.raw.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
@@ -212,9 +217,13 @@ class SqliteStore(SqlStore):
     def _meaning(self, error: Exception, what: str) -> Exception | None:
         return _meaning(error, what, self._path)
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
-        return super().claim(limit, lease) if self._has_work() else Claim("", ())
+        if transaction is None:
+            with self._read("look for what is due") as connection:
+                if not may_pick(connection, self._now()):
+                    return Claim("", ())
+        return super().claim(limit, lease, transaction=transaction)
 
     def close(self) -> None:
         super().close()

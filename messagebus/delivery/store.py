@@ -21,9 +21,11 @@ class Transaction(Protocol):
         self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
     ) -> list[tuple[Any, ...]]:
         """Execute a statement with named parameters (``:name``), once or once for each mapping; return its rows."""
+        ...
 
     def savepoint(self) -> AbstractContextManager[None]:
         """Open a block within the transaction: an exception rolls back what was written in it, and passes."""
+        ...
 
     def send(
         self,
@@ -36,6 +38,7 @@ class Transaction(Protocol):
         envelope: Envelope | None = None,
     ) -> str:
         """Do as `Store.send`, when the transaction commits."""
+        ...
 
 
 class Store(Protocol):
@@ -85,6 +88,7 @@ class Store(Protocol):
             UnwritableMessageError: If it could not be read back the same; names the field.
             ConflictError: If a message with that id, or that dedup key, has another body.
         """
+        ...
 
     async def asend(
         self,
@@ -97,6 +101,7 @@ class Store(Protocol):
         envelope: Envelope | None = None,
     ) -> str:
         """Do as `send`, without blocking the event loop; what is awaited at the same time shares one commit."""
+        ...
 
     def send_many(
         self,
@@ -107,24 +112,30 @@ class Store(Protocol):
         key: str | Callable[[Message], str | None] | None = None,
     ) -> list[str]:
         """Store messages in their order in one transaction: all of them or none. ``key`` may be worked out for each."""
+        ...
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Open a transaction for the application's own rows and its messages; an exception rolls both back."""
+        ...
 
     # Waiting messages and dead letters
 
     def waiting(self, *, type: str | None = None, key: str | None = None, limit: int = 100) -> list[Waiting]:
         """Return messages that wait or are in flight, the earliest due first."""
+        ...
 
     def cancel(self, message_id: str) -> bool:
         """Forget a waiting message. False if it does not wait (it is in flight, finished, dead or unknown)."""
+        ...
 
     def move(self, message_id: str, *, delay: float = 0.0, at: datetime | None = None) -> bool:
         """Change when a waiting message is due. False if it does not wait."""
+        ...
 
     def dead(
         self,
         *,
+        id: int | None = None,
         type: str | None = None,
         handler: str | None = None,
         error: str | None = None,
@@ -132,6 +143,7 @@ class Store(Protocol):
         limit: int = 100,
     ) -> list[DeadLetter]:
         """Return dead letters, the oldest first. ``older_than``: seconds since it died; ``error``: a class name."""
+        ...
 
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
         """Run that one handler again, with all its attempts; ``message`` replaces the stored one. False if unknown.
@@ -139,9 +151,11 @@ class Store(Protocol):
         Raises:
             ConflictError: If ``message`` is of another type.
         """
+        ...
 
     def drop(self, dead_letter_id: int) -> bool:
         """Give a dead letter up; what its key parked goes on. False if unknown."""
+        ...
 
     # Looking
 
@@ -158,9 +172,11 @@ class Store(Protocol):
             ResultTimeoutError: If it is not finished by then; says what is known.
             DeliveryFailedError: If a handler failed for good; says which.
         """
+        ...
 
     def tree(self, message_id: str) -> list[Step]:
         """Return the message and everything it led to, each after its cause, as long as the history is kept."""
+        ...
 
     # Scheduling
 
@@ -169,6 +185,7 @@ class Store(Protocol):
 
         One worker sends it, however many there are; times that passed while none ran are made up for once.
         """
+        ...
 
     def schedules(self) -> list[Schedule]: ...
 
@@ -176,13 +193,16 @@ class Store(Protocol):
 
     # For workers
 
-    def claim(self, limit: int, lease: float) -> Claim:
+    def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         """Take messages that are due, the earliest first: at most ``limit``, for ``lease`` seconds.
 
         A message whose key is held by an earlier one (waiting, in flight, or dead and parking) is passed over. A
         message that was claimed before and not settled is claimed alone, so that one that kills its worker takes no
         others with it.
+
+        In a ``transaction``, that which settles the last ones perhaps, they are taken if it commits.
         """
+        ...
 
     def receive(self, arrivals: Sequence[Arrival], lease: float) -> Claim:
         """Keep what an engine has brought, and take those of it that may be handled now, for ``lease`` seconds.
@@ -199,30 +219,39 @@ class Store(Protocol):
         Returns:
             The ``seq`` of those whose lease is lost: nothing of theirs was stored.
         """
+        ...
 
     def extend(self, tokens: Iterable[str], lease: float) -> None:
         """Let the leases of these claims end that many seconds from now."""
+        ...
 
     def release(self, token: str, seqs: Iterable[int]) -> None:
         """Give messages back that were not begun: they are due now, and no attempt is counted."""
+        ...
 
     def owns(self, token: str, seq: int, transaction: Transaction) -> bool:
         """Say whether the lease on a message holds, and make sure it holds until the transaction ends."""
+        ...
 
     def fire(self) -> int:
         """Send the scheduled messages that are due; return how many."""
+        ...
 
     def next_due(self) -> float | None:
         """Return when the next message or schedule is due, in seconds of the clock; None if nothing waits."""
+        ...
 
     def wait(self, timeout: float) -> None:
         """Return when something may have been sent, at the latest after so many seconds."""
+        ...
 
     def prune(self, older_than: float) -> int:
         """Forget messages, and their results, that were finished before so many seconds; return how many."""
+        ...
 
     def close(self) -> None:
         """Close what is open. Idempotent."""
+        ...
 
 
 # In a handler
@@ -234,15 +263,19 @@ class Work(Protocol):
     @property
     def store(self) -> Store:
         """The store that its message came from."""
+        ...
 
     def add(self, sending: Sending) -> None:
         """Store this together with the acknowledgement, if the handler finishes."""
+        ...
 
     def transaction(self) -> Transaction:
         """Return the transaction in which the message will be acknowledged; opened when first asked for."""
+        ...
 
     async def turn(self) -> None:
         """Wait until `transaction` can be had, where handlers on one event loop have to take turns."""
+        ...
 
 
 WORK: Final[ContextVar[Work | None]] = ContextVar("messagebus.work", default=None)

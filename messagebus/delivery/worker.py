@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from types import FrameType
 from typing import Any, Final
 
@@ -110,6 +112,7 @@ class Worker:
         self._end = None if time_limit is None else time.monotonic() + time_limit
         self._pruned_at = 0.0
         self._has_given_up = False
+        self._signals_seen, self._times_given_up = count(), count()
 
     def run(self, *, until_idle: bool = False, limit: int | None = None, time_limit: float | None = None) -> int:
         """Handle messages until told to stop, by SIGTERM, SIGINT or `stop`; blocks.
@@ -135,7 +138,7 @@ class Worker:
             for lane in self._lanes:
                 lane.abandon()
         finally:
-            self.is_stopping = False
+            self.is_stopping = self._has_given_up  # Threads that were left behind must not begin again.
         if self.report is not None:
             self.report(logs.WORKER_STOPPED, settled=self._settled)
         return self._settled
@@ -209,6 +212,8 @@ class Worker:
             self.is_stopping = True
 
     async def _run_tasks(self) -> None:
+        threads = ThreadPoolExecutor(initializer=_leave_signals_to_the_main_thread)
+        asyncio.get_running_loop().set_default_executor(threads)
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(self._adrive(lane))
@@ -217,6 +222,7 @@ class Worker:
         errors: list[BaseException] = []
 
         def drive(lane: Lane) -> None:
+            _leave_signals_to_the_main_thread()
             try:
                 self._drive(lane)
             except BaseException as error:  # noqa: BLE001 - raised again in the main thread
@@ -248,6 +254,7 @@ class Worker:
             keeper.join(_TICK)
 
     def _keep(self, done: threading.Event) -> None:
+        _leave_signals_to_the_main_thread()
         while not done.wait(min(_TICK, self.lease / 3)):
             with suppress(MessageBusError):  # The lanes will tell.
                 self._extend()
@@ -300,14 +307,15 @@ class Worker:
                 signal.signal(signal.SIGALRM, alarm)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.is_stopping:
+        # One handler may interrupt the other: what counts them must be one step.
+        if next(self._signals_seen):
             self._give_up(number, frame)
         self.is_stopping = True
         if hasattr(signal, "SIGALRM"):
             signal.setitimer(signal.ITIMER_REAL, max(self.grace, 0.001))
 
     def _give_up(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._has_given_up:  # What gives the messages back must not be broken off as well.
+        if not next(self._times_given_up):  # What gives the messages back must not be broken off as well.
             self._has_given_up = True
             raise _GraceOverError
 
@@ -321,6 +329,12 @@ def _parted(store: Store | Carrier, inbox: Store | None) -> tuple[Carrier | None
     if inbox is not None:
         raise ConfigurationError("give a store an inbox", "a store is one", "Leave inbox= out, or give a broker.")
     return None, store
+
+
+def _leave_signals_to_the_main_thread() -> None:
+    """Have no signal delivered to this thread: one that is would not wake the main thread, which handles it."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGALRM))
 
 
 def _bus_for(registry: Registry) -> type[Bus]:

@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from messagebus import UnwritableMessageError, to_json
 from messagebus.delivery.store import Store
+from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import FAILURE, HANDLER, LEASE, Laws, at_once, dies, end, finish, outcome, take, take_one
@@ -36,6 +37,21 @@ class DeadLetterLaws(Laws):
         assert (sent_at, clock.time()) == (letter.sent_at, letter.died_at)
         assert (sent, None, to_json(message)) == (letter.correlation_id, letter.causation_id, letter.body)
         assert "o-1" not in repr(letter)
+
+    def test_dead_letter_is_found_by_its_id(self, store: Store) -> None:
+        """[D4] With the headers that its message was sent with."""
+        message = PlaceOrder(order_id="o-1")
+        store.send(OrderPlaced(order_id="o-0"))
+        dies(store)
+        store.send(message, envelope=Envelope(message, headers={"source": "/shop"}))
+        dies(store)
+        first, second = store.dead()
+
+        found = store.dead(id=second.id)
+
+        assert [second] == found
+        assert ({}, {"source": "/shop"}) == (first.headers, second.headers)
+        assert [] == store.dead(id=UNKNOWN)
 
     def test_dead_handler_does_not_run_again(self, store: Store, clock: Clock) -> None:
         """[D4] Until somebody says so."""

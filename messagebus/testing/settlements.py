@@ -182,6 +182,33 @@ class SettlementLaws(Laws):
 
         assert ["of a"] == order_ids(take(store))
 
+    # With the next claim
+
+    def test_settling_transaction_claims_what_was_sent_in_it(self, store: Store) -> None:
+        """[D3] A worker that settles and claims at once goes on with what its handlers have sent."""
+        store.send(PlaceOrder(order_id="o-1"))
+        token, message = take_one(store)
+        settlement = Settlement(message.seq, [outcome()], [sending(OrderPlaced(order_id="o-2"), message)])
+
+        with store.transaction() as transaction:
+            store.settle(token, [settlement], transaction=transaction)
+            claim = store.claim(100, LEASE, transaction=transaction)
+
+        assert (["o-2"], ()) == (order_ids(claim.messages), take(store))
+        assert set() == end(store, claim.token, claim.messages[0])
+
+    def test_claim_is_rolled_back_with_its_transaction(self, store: Store) -> None:
+        """[D6] What was not committed is nobody's: it is due, and no attempt was counted."""
+        store.send(PlaceOrder(order_id="o-1"))
+
+        with pytest.raises(LookupError), store.transaction() as transaction:
+            claim = store.claim(100, LEASE, transaction=transaction)
+            assert ["o-1"] == order_ids(claim.messages)
+            raise LookupError
+
+        _, message = take_one(store)
+        assert ("o-1", 1) == (order_ids([message])[0], message.attempt)
+
     # With the handler's own rows
 
     def test_rows_and_acknowledgement_are_one(self, store: Store, rows: Callable[[], list[str]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from tests.benchmarks.machine import ROOT, own_version
 from tests.benchmarks.measure import Contender, Size, measure
 
-__all__ = ["Peer", "Timing", "compare_peers"]
+__all__ = ["Peer", "Timing", "compare_peers", "environment"]
 
 _HERE = Path(__file__).parent
 
@@ -123,7 +123,7 @@ def compare_peers(folder: Path | None, size: Size) -> list[Peer]:
     with ExitStack() as stack:
         for subject in subjects:
             try:
-                python = _installed(subject.distribution, folder) if folder and not subject.is_ours else None
+                python = environment(subject.distribution, folder) if folder and not subject.is_ours else None
                 drivers[subject] = _Driver(subject, python)
             except ValueError as error:
                 if subject.is_ours:
@@ -135,13 +135,13 @@ def compare_peers(folder: Path | None, size: Size) -> list[Peer]:
     return [_peer(subject, drivers.get(subject), notes.get(subject, ""), figures) for subject in subjects]
 
 
-def _installed(distribution: str, folder: Path) -> Path:
+def environment(distribution: str, folder: Path, *extras: str) -> Path:
     """Return the Python of the environment in which the distribution is."""
     python = folder / distribution / "bin" / "python"
     if not python.exists():
         print(f"installing {distribution} …", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(folder / distribution)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", distribution]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", distribution, *extras]
         done = subprocess.run(pip, check=False, capture_output=True, text=True)
         if done.returncode:
             python.unlink()  # So that the next run tries again.

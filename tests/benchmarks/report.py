@@ -7,7 +7,7 @@ from typing import TypedDict
 from tests.benchmarks.comparison import Peer, Timing
 from tests.benchmarks.measure import Result
 
-__all__ = ["Report", "as_markdown", "as_text", "name_of"]
+__all__ = ["Report", "aligned", "as_markdown", "as_text", "name_of", "piped"]
 
 
 class Report(TypedDict):
@@ -29,9 +29,9 @@ def as_text(report: Report) -> str:
     lines.append(f"{'size':<11}{report['size']}; CPU time, medians, minima in brackets; ratios of the same rounds")
     parts = ["\n".join(lines)]
     if report["tables"]:
-        parts.append(_aligned(_HEADS, [[cell.replace("`", "") for cell in row] for row in _rows(report)]))
+        parts.append(aligned(_HEADS, [[cell.replace("`", "") for cell in row] for row in _rows(report)]))
     if report["peers"]:
-        parts.append(_aligned(_PEER_HEADS, _peer_rows(report)))
+        parts.append(aligned(_PEER_HEADS, _peer_rows(report)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -45,9 +45,9 @@ def as_markdown(report: Report) -> str:
     )
     parts = [about]
     if report["tables"]:
-        parts.append(_piped(_HEADS, _rows(report)))
+        parts.append(piped(_HEADS, _rows(report)))
     if report["peers"]:
-        parts.append(_piped(_PEER_HEADS, _peer_rows(report)))
+        parts.append(piped(_PEER_HEADS, _peer_rows(report)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,12 +106,12 @@ def _us(microseconds: float) -> str:
     return f"{microseconds:,.{digits}f}"
 
 
-def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(heads), *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
-def _piped(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def piped(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

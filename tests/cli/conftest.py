@@ -1,10 +1,15 @@
-"""What the tests of the command line share: an application in a directory of its own, and processes that run it."""
+"""What the tests of the command line share: an application with a store, and processes and terminals that run it."""
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import termios
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -12,8 +17,10 @@ from typing import Any
 import pytest
 
 import messagebus
+from messagebus.delivery import Store, open_store
 
 ROOT = Path(messagebus.__file__).parents[1]
+UNSET = {"PYTHONWARNINGS", "PYTHONUNBUFFERED", "MESSAGEBUS_URL"}
 SHOP = """
 from collections.abc import Iterator
 from typing import Annotated
@@ -80,7 +87,7 @@ class CommandLine:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONWARNINGS", "PYTHONUNBUFFERED"}}
+        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         self.environment = {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         self.write("shop.py", SHOP)
 
@@ -116,10 +123,66 @@ class CommandLine:
         return subprocess.run(["bash", "-c", f"{define}\n{script}"], check=False, timeout=120, **options)
 
 
+class Terminal:
+    """A pseudo-terminal: what a process writes to it, and what somebody would see."""
+
+    def __init__(self, columns: int) -> None:
+        self._master, self.slave = pty.openpty()
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self._pieces: list[bytes] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self._master, 65_536)
+            except OSError:  # EIO: nobody has the other end open any more.
+                piece = b""
+            if not piece:
+                return
+            self._pieces.append(piece)
+
+    def close(self) -> str:
+        os.close(self.slave)
+        self._reader.join(60)
+        os.close(self._master)
+        return b"".join(self._pieces).decode()
+
+
 @pytest.fixture
 def command_line(tmp_path: Path) -> CommandLine:
     """The command line of an application ``shop``."""
     return CommandLine(tmp_path)
+
+
+@pytest.fixture
+def store(command_line: CommandLine) -> Iterator[Store]:
+    """A store in a file of the application, which the commands find without being told."""
+    url = f"sqlite:///{command_line.directory}/bus.db"
+    command_line.environment["MESSAGEBUS_URL"] = url
+    store = open_store(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def in_terminal(command_line: CommandLine) -> Callable[..., "tuple[subprocess.CompletedProcess[bytes], str]"]:
+    """A function that runs the command with its standard error on a terminal."""
+
+    def run(
+        *arguments: str, columns: int = 100, is_all: bool = False, **settings: Any
+    ) -> "tuple[subprocess.CompletedProcess[bytes], str]":
+        terminal = Terminal(columns)
+        try:
+            if is_all:
+                settings["stdout"] = terminal.slave
+            done = command_line.run(*arguments, stderr=terminal.slave, **settings)
+        finally:
+            written = terminal.close()
+        return done, written
+
+    return run
 
 
 @pytest.fixture

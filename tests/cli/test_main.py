@@ -5,8 +5,13 @@ import sys
 
 import pytest
 
+COMMANDS = [
+    (),
+    *((name,) for name in ["handle", "list", "check", "send", "work", "stats", "failed", "waiting", "tree"]),
+]
 
-@pytest.mark.parametrize("command", [(), ("handle",), ("list",), ("check",)])
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_has_an_example(command_line, command, option):
     """Each command has its own."""
@@ -46,6 +51,16 @@ def test_the_version_is_one_line(command_line):
         (("handle", "shop", "--max-bytes", "1e6"), "argument --max-bytes: '1e6' is no number of bytes above 0"),
         (("list", "shop", "more"), "unrecognized arguments: more"),
         (("check", "--json", "shop"), "unrecognized arguments: --json"),
+        (("send", "shop", "--delay", "soon"), "argument --delay: 'soon' is no duration: write 30s, 5m, 2h or 1d"),
+        (("work", "shop", "--batch", "0"), "argument --batch: '0' is no number above 0"),
+        (("failed",), "the following arguments are required: VERB"),
+        (("failed", "lose"), "invalid choice: 'lose'"),
+        (("waiting", "cancel"), "the following arguments are required: ID"),
+        (("waiting", "move", "m-1"), "one of the arguments --delay --at is required"),
+        (
+            ("waiting", "move", "m-1", "--at", "2026-12-24T18:00"),
+            "argument --at: '2026-12-24T18:00' is no time with an",
+        ),
     ],
 )
 def test_a_wrong_call_is_exit_code_2(command_line, arguments, reason):

@@ -1,45 +1,12 @@
 """The progress line: on a real terminal, of real files, and out of the way of everything else."""
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import termios
-import threading
 
 import pytest
 
 STATE = re.compile(r"([\d,]+) lines, ([\d.]+) of ([\d.]+) MB \((\d+)%\), ([\d,]+) lines/s")
 SILENT = ("--log-level", "disabled", "--error-log-level", "disabled")
-
-
-class Terminal:
-    """A pseudo-terminal: what a process writes to it, and what somebody would see."""
-
-    def __init__(self, columns=100):
-        self._master, self.slave = pty.openpty()
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self._pieces = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self):
-        while True:
-            try:
-                piece = os.read(self._master, 65_536)
-            except OSError:  # EIO: nobody has the other end open any more.
-                piece = b""
-            if not piece:
-                return
-            self._pieces.append(piece)
-
-    def close(self):
-        os.close(self.slave)
-        self._reader.join(60)
-        os.close(self._master)
-        return b"".join(self._pieces).decode()
 
 
 def seen(written):
@@ -51,23 +18,6 @@ def seen(written):
             cells[: len(part)] = part
         lines.append("".join(cells).rstrip())
     return lines
-
-
-@pytest.fixture
-def in_terminal(command_line):
-    """A function that runs the command with its standard error on a terminal."""
-
-    def run(*arguments, columns=100, is_all=False, **settings):
-        terminal = Terminal(columns)
-        try:
-            if is_all:
-                settings["stdout"] = terminal.slave
-            done = command_line.run(*arguments, stderr=terminal.slave, **settings)
-        finally:
-            written = terminal.close()
-        return done, written
-
-    return run
 
 
 @pytest.fixture
@@ -89,6 +39,17 @@ def test_the_last_state_stands_when_all_is_done(in_terminal, orders):
     assert "" == rest
     assert 3 == done.returncode
     assert 1_980 <= done.stdout.count(b"\n")
+
+
+def test_send_shows_it_too(in_terminal, orders, store):
+    """What is read is what counts; the ids are on standard output."""
+    done, written = in_terminal("send", "shop", "in.jsonl")
+
+    *_, state, rest = seen(written)
+    size = f"{orders.stat().st_size / 1e6:.1f}"
+    assert ("2,000", size, size, "100") == STATE.fullmatch(state).groups()[:4]
+    assert "" == rest
+    assert 1_980 == done.stdout.count(b"\n") == store.stats().due
 
 
 def test_records_and_the_progress_line_do_not_garble_each_other(in_terminal, orders):

@@ -173,8 +173,8 @@ FAULTS = [
     Fault(
         "outcomes replace one another",
         "claims.py",
-        "outcomes = unpack(before)",
-        "outcomes = {}",
+        "merged = unpack(before)",
+        "merged = {}",
         SUITE + "handler_that_succeeded_stays_done",
     ),
     Fault(
@@ -209,29 +209,29 @@ FAULTS = [
     Fault(
         "what is later overtakes",
         "claims.py",
-        "AND p.seq < m.seq)",
-        "AND p.seq < m.seq AND p.lease IS NOT NULL)",
+        "p.finished_at IS NULL ORDER BY p.key, p.seq",
+        "p.finished_at IS NULL AND p.due_at <= :now ORDER BY p.key, p.seq",
         SUITE + "delayed_message_holds_its_key",
     ),
     Fault(
         "two of one key at a time",
         "claims.py",
-        "p.lease IS NOT NULL AND p.due_at > :now",
-        "p.lease IS NOT NULL AND p.due_at < 0",
+        "p.lease IS NOT NULL), 0) <= :now",
+        "p.lease IS NOT NULL), 0) >= 0",
         SUITE + "replay_waits_for_the_one_in_flight",
     ),
     Fault(
         "a dead letter does not park",
         "outcomes.py",
-        "if parks and any(",
-        "if not parks and any(",
+        'if parks and "dead" in states',
+        'if not parks and "dead" in states',
         SUITE + "dead_letter_parks_its_key",
     ),
     Fault(
         "a dead letter always parks",
         "outcomes.py",
-        "if parks and any(",
-        "if any(",
+        'if parks and "dead" in states',
+        'if "dead" in states',
         SUITE + "dead_letter_need_not_park",
     ),
     # Waiting, results, schedules, keeping

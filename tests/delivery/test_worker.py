@@ -237,6 +237,30 @@ def test_event_without_handler_is_finished(store, registry):
     assert 1 == store.stats().finished
 
 
+def test_event_that_the_registry_does_not_know_is_as_legal_as_in_process(store, registry, records):
+    """[L7] A handler may return an event that nobody handles: it is recorded, and is no dead letter."""
+    logger, entries = records
+    registry.register(Place, lambda command: Placed(order_id=command.order_id))
+    message_id = store.send(Place(order_id="o-1"))
+
+    Worker(store, registry, logger=logger).run(until_idle=True)
+
+    assert b"[]" == store.result(message_id)
+    unhandled = [entry for entry in entries if entry["event"] == "event.unhandled"]
+    assert [("Placed", message_id)] == [(entry["message_type"], entry["causation_id"]) for entry in unhandled]
+
+
+def test_event_that_a_strict_registry_does_not_know_is_a_dead_letter(store):
+    """[L7] `Registry(strict=True)` refuses what nobody handles, here as in process."""
+    registry = Registry(strict=True)
+    registry.register(Place, lambda command: Placed(order_id=command.order_id))
+    store.send(Place(order_id="o-1"))
+
+    work(store, registry)
+
+    assert ["Placed"] == [letter.type for letter in store.dead()]
+
+
 def test_limit_ends_the_run(store, registry):
     """`work --limit`: what is left stays where it is."""
     registry.register(Place, lambda command: None)
@@ -699,6 +723,30 @@ def test_message_that_its_worker_does_not_survive_is_a_dead_letter(store, regist
     (letter,) = store.dead()
     assert [] == runs
     assert (3, "messagebus.delivery.WorkerLost") == (letter.attempts, letter.failure.error)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_handler_that_exits_is_tried_as_often_as_one_that_fails(store, registry, clock, is_async):
+    """[D4] `sys.exit()` ends the worker, and counts as an attempt: a supervisor would start it again for ever."""
+    runs = []
+
+    def stop(message: Any) -> None:
+        runs.append(message)
+        raise SystemExit(3)
+
+    async def stop_later(message: Any) -> None:
+        stop(message)
+
+    registry.register(Place, stop_later if is_async else stop)
+    store.send(Place(order_id="o-1"))
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            work(store, registry, retry=Retry(attempts=3))
+        clock.advance(31)
+
+    work(store, registry, retry=Retry(attempts=3))
+
+    assert (3, [3]) == (len(runs), [letter.attempts for letter in store.dead()])
 
 
 def test_attempts_before_and_after_a_crash_add_up(store, registry, clock):
