@@ -1,4 +1,4 @@
-"""`Broker`: an engine for applications and workers; all that goes on with it goes on in one thread with an event loop."""
+"""`Broker`: an engine for applications and workers; all that goes on with it goes on in one thread, on one loop."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from messagebus import logs
 from messagebus.brokers.engine import CONFIRM, Engine, Want
@@ -297,7 +297,7 @@ class Broker(Carrier):
             return asyncio.run_coroutine_threadsafe(action, self._loop).result()
         except MessageBusError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a client raises
             remedy = "See that it runs and that the URL is right; then try again."
             raise BrokerUnavailableError(what, self._told(error), remedy) from None
 
@@ -330,7 +330,7 @@ class Broker(Carrier):
         self._thread.join(CONFIRM)
         self._loop.close()
 
-    def __enter__(self) -> "Broker":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The port that an engine fills: what differs between engines, behind one word for each thing that is done with them."""
+"""The port that an engine fills: what differs between engines, behind one word for each thing that is done."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -110,4 +110,6 @@ class Engine(ABC):
 def missing(engine: str, extra: str) -> ConfigurationError:
     """Return the error of an extra that is not installed."""
     remedy = f"Install it: pip install 'pydantic-messagebus[{extra}]'."
-    return ConfigurationError(f"use {engine}", f"FastStream's part for it, faststream[{extra}], is not installed", remedy)
+    return ConfigurationError(
+        f"use {engine}", f"FastStream's part for it, faststream[{extra}], is not installed", remedy
+    )

@@ -10,7 +10,7 @@ from messagebus.brokers.engine import CONFIRM, Engine, Put, Want, missing
 from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 
 try:
-    from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+    from aiokafka import AIOKafkaProducer, TopicPartition
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
     from faststream import AckPolicy
@@ -37,7 +37,9 @@ class Kafka(Engine):
         self._broker = KafkaBroker(self._servers, logger=None, apply_types=False)
         self._subscribers: list[Any] = []
         self._known: set[str] = set()
-        self._admin = AIOKafkaAdminClient(bootstrap_servers=self._servers, request_timeout_ms=round(CONFIRM * 1000))
+        self._admin: Any = AIOKafkaAdminClient(
+            bootstrap_servers=self._servers, request_timeout_ms=round(CONFIRM * 1000)
+        )
         await self._admin.start()
         self._producer: Any = AIOKafkaProducer(
             bootstrap_servers=self._servers, acks="all", request_timeout_ms=round(CONFIRM * 1000), linger_ms=0,
@@ -99,7 +101,7 @@ class Kafka(Engine):
     async def _subscribe(self, want: Want, put: Put) -> None:
         topic = self._topic(want.kind, want.type)
         owner = topic if want.kind == "command" else f"{self.settings.namespace}.{self.settings.group}.{topic}"
-        partitions = _Partitions()
+        partitions: Any = _Partitions()
         subscriber = self._broker.subscriber(
             topic,
             group_id=owner,
@@ -166,7 +168,7 @@ class _Progress:
             await self._consumer.commit({self._partition: following})
 
 
-class _Partitions(ConsumerRebalanceListener):  # type: ignore[misc]
+class _Partitions:
     """The partitions that this worker has now; after each change of hands they begin anew where they were committed."""
 
     def __init__(self) -> None:
@@ -195,6 +197,6 @@ async def _undecoded(message: Any) -> Any:
 
 
 def _arrival(record: Any, receipt: "tuple[_Progress, int]") -> Any:
-    headers = {name: value for name, value in record.headers or ()}
+    headers = dict(record.headers or ())
     position = f"{record.partition}:{record.offset}"
     return arrival(record.value or b"", headers, place=record.topic, position=position, receipt=receipt)

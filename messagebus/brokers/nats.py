@@ -35,10 +35,8 @@ class Nats(Engine):
     orders_by_key = True
 
     async def connect(self) -> None:
-        self._broker = NatsBroker(
-            self.settings.url, logger=None, apply_types=False, connect_timeout=CONFIRM - 1, reconnect_time_wait=0.5,
-            max_reconnect_attempts=-1, allow_reconnect=True,
-        )  # fmt: skip
+        patience: Any = {"connect_timeout": CONFIRM, "reconnect_time_wait": _PAUSE, "max_reconnect_attempts": -1}
+        self._broker = NatsBroker(self.settings.url, logger=None, apply_types=False, **patience)
         self._pulls: list[tuple[Any, asyncio.Task[None]]] = []
         self._is_pulling = False
         self._streams = {kind: f"{self.settings.namespace}-{kind}".replace(".", "_") for kind in ("command", "event")}
@@ -131,5 +129,6 @@ class Nats(Engine):
 
 
 def _arrival(raw: Any) -> Any:
-    _, _, stream, _, _, position, *_ = raw.reply.split(".") if raw.reply.count(".") == 8 else raw.reply.split(".")[2:]
-    return arrival(raw.data, raw.headers or {}, place=raw.subject, position=f"{stream}:{position}", receipt=raw)
+    found = raw.metadata
+    position = f"{found.stream}:{found.sequence.stream}"
+    return arrival(raw.data, raw.headers or {}, place=raw.subject, position=position, receipt=raw)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections import defaultdict
@@ -41,8 +42,8 @@ class Redis(Engine):
     orders_by_key = False
 
     async def connect(self) -> None:
-        url = self.settings.url.replace("valkey", "redis", 1) if self.settings.url.startswith("valkey") else None
-        self._broker = RedisBroker(url or self.settings.url, logger=None, apply_types=False)
+        options: Any = {"logger": None, "apply_types": False}
+        self._broker = RedisBroker(re.sub("^valkey", "redis", self.settings.url), **options)
         self._redis: Any = await self._broker.connect()
         await self._redis.ping()
         self._me = f"{socket.gethostname()}-{os.getpid()}"
@@ -58,7 +59,9 @@ class Redis(Engine):
             return ()
         settings = {_text(name): _text(value) for name, value in found.items()}
         if settings.get("appendonly") != "yes":
-            return [("a crash loses what it has confirmed: appendonly is no", "Set appendonly yes, appendfsync always.")]
+            return [
+                ("a crash loses what it has confirmed: appendonly is no", "Set appendonly yes, appendfsync always.")
+            ]
         if settings.get("appendfsync") != "always":
             why = f"a crash loses the last second or more: appendfsync is {settings.get('appendfsync')}"
             return [(why, "Set appendfsync always, or send through a store.")]
@@ -80,7 +83,9 @@ class Redis(Engine):
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         self._groups = {
-            self.settings.destination(want.kind, want.type): want.kind if want.kind == "command" else self.settings.group
+            self.settings.destination(want.kind, want.type): want.kind
+            if want.kind == "command"
+            else self.settings.group
             for want in wants
         }
         await self._create_groups()

@@ -37,10 +37,10 @@ from messagebus.errors import (
 )
 
 __all__ = [
-    "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome", "ResultTimeoutError", "Retry",
-    "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError", "StoreError", "StoreFileError",
-    "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker", "acurrent_transaction",
-    "current_transaction", "open_store", "rehearse",
+    "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome",
+    "ResultTimeoutError", "Retry", "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError",
+    "StoreError", "StoreFileError", "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker",
+    "acurrent_transaction", "current_transaction", "open_store", "rehearse",
 ]  # fmt: skip
 
 

@@ -4,10 +4,9 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from messagebus.delivery.entries import RETURNED, Arrival, Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Desk, Handling, Rules, failure_of
@@ -15,6 +14,9 @@ from messagebus.delivery.store import Store
 from messagebus.errors import BrokerError
 from messagebus.messages import Event
 from messagebus.registry import Snapshot
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["Carrier", "Intake", "begin"]
 
@@ -142,7 +144,8 @@ def _leaves(rules: Rules, stored: Stored) -> bool:
 class _Publication(Handling):
     """One stored message on its way to the engine."""
 
-    confirmed: "Future[None] | None" = None
+    confirmed: Any = None
+    """A future, done when the engine has confirmed it."""
     to: str = ""
     started: float = 0.0
 
@@ -157,13 +160,14 @@ class _Publication(Handling):
     async def _await_confirmation(self) -> None:
         await asyncio.wrap_future(self.confirmed)
 
-    def settle(self) -> Settlement | None:
-        """Return what is to be stored; nothing, if it could not be published now."""
+    @property
+    def is_given_back(self) -> bool:
+        return isinstance(self.error, BrokerError)
+
+    def settle(self) -> Settlement:
         name, attempts = f"published to {self.to}", self._attempts(f"published to {self.to}")
         taken = (perf_counter() - self.started) * 1000
         if self.error is None:
             return Settlement(self.stored.seq, [Outcome(name, "done", attempts, taken)])
-        if isinstance(self.error, BrokerError):
-            return None
         failure = failure_of(self.error, None)
         return Settlement(self.stored.seq, [Outcome(name, "dead", attempts, taken, failure=failure)], parks=False)

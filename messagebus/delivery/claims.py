@@ -111,12 +111,14 @@ def _take(connection: Connection, now: int, seqs: Sequence[int], lease: float) -
 
 _FREE_OF_THESE: Final = f"""
     SELECT m.due_at, m.seq FROM mb_message m
-    WHERE m.id IN [names] AND m.lease IS NULL AND m.due_at <= :now AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
+    WHERE m.id IN [names] AND m.lease IS NULL AND m.due_at <= :now
+    AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
     ORDER BY m.seq
 """
 
 # What arrived has a source; a name in JSON is followed by a colon, and a quotation mark in a text by a backslash.
-_SENT_HERE: Final = """SELECT id FROM mb_message WHERE id IN [names] AND headers NOT LIKE '%"source":%'"""
+_SENT_HERE: Final = "SELECT id FROM mb_message WHERE id IN [names] AND headers NOT LIKE :source"
+_WITH_SOURCE: Final = '%"source":%'
 
 
 def receive(connection: Connection, now: int, arrivals: Sequence[Arrival], lease: float) -> Claim:
@@ -126,7 +128,7 @@ def receive(connection: Connection, now: int, arrivals: Sequence[Arrival], lease
     rows = [row_of_arrival(arrival, now) for arrival in arrivals]
     ids = [row[0] for row in rows]
     if connection.many(ADD_MESSAGES, rows) < len(rows):
-        sent = {id for (id,) in connection.rows(_SENT_HERE, {"names": connection.array(ids)})}
+        sent = {id for (id,) in connection.rows(_SENT_HERE, {"names": connection.array(ids), "source": _WITH_SOURCE})}
         back = [(row[0] + RETURNED, *row[1:]) for row in rows if row[0] in sent]
         if back:
             connection.many(ADD_MESSAGES, back)

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 from messagebus.envelope import Envelope
 
 __all__ = [
-    "RETURNED", "Arrival", "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State", "Stats",
-    "Step", "Stored", "Waiting",
+    "RETURNED", "Arrival", "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State",
+    "Stats", "Step", "Stored", "Waiting",
 ]  # fmt: skip
 
 RETURNED: Final = "@inbox"

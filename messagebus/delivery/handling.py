@@ -240,6 +240,11 @@ class Handling:
     _message: Message | None = None
 
     @property
+    def is_given_back(self) -> bool:
+        """Nothing came of it now: others may have it, and no attempt is counted."""
+        return False
+
+    @property
     def handling(self) -> "Handling":
         return self
 
@@ -330,8 +335,8 @@ class Handling:
 
     # Afterwards
 
-    def settle(self) -> Settlement | None:
-        """Return what is to be stored about the message; nothing, if it is to be given back."""
+    def settle(self) -> Settlement:
+        """Return what is to be stored about the message."""
         if self.error is not None and not self.finished and not self.failed:
             self._note_refused(self.error)
         else:

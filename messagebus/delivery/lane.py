@@ -159,10 +159,10 @@ class Lane:
             self._give_back(claim)
 
     def _keep(self, handling: Handling) -> None:
-        settlement = handling.settle()
-        if settlement is None:
+        if handling.is_given_back:
             self._failure = handling.error if isinstance(handling.error, BrokerError) else None
             return
+        settlement = handling.settle()
         self._settlements.append(settlement)
         for outcome in settlement.outcomes:
             if outcome.state != "done":

@@ -210,6 +210,7 @@ class Store(Protocol):
         One whose id is in the store already is not stored again. Like `claim`, it passes over those whose key is held;
         they wait here. When this returns the engine may forget them all.
         """
+        ...
 
     def settle(
         self, token: str, settlements: Sequence[Settlement], *, transaction: Transaction | None = None

@@ -37,9 +37,9 @@ class _GraceOverError(BaseException):
 class Worker:
     """Handles the messages of a store: ``Worker(store, registry=registry).run()``.
 
-    With an engine, ``Worker(broker, inbox=store, registry=registry).run()``: what the engine brings goes into the inbox,
-    is handled from there, and is acknowledged to the engine when that is settled (laws B1 to B3). Events sent in this
-    service, and commands that it has no handler for, are published.
+    With an engine, ``Worker(broker, inbox=store, registry=registry).run()``: what the engine brings goes into the
+    inbox, is handled from there, and is acknowledged to the engine when that is settled (laws B1 to B3). Events
+    sent in this service, and commands that it has no handler for, are published.
 
     Each handler of a message runs until it has succeeded once, or has failed for good; what it sends, and what it
     writes through `current_transaction`, is stored together with that (laws D2 to D6). Any number of workers may share

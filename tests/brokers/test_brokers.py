@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from messagebus import Registry, current_envelope
-from messagebus.brokers import BrokerUnavailableError, Relay, connect
+from messagebus import Envelope, Registry, current_envelope
+from messagebus.brokers import Broker, BrokerUnavailableError, Relay, connect
 from messagebus.delivery import Retry, Worker, open_store
 from messagebus.errors import ConfigurationError, UnwritableMessageError
 from messagebus.testing.shop import LOG_IN, Confirmation, OrderPlaced, PlaceOrder, orders
+from tests import servers
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 
@@ -69,8 +70,6 @@ def test_what_is_sent_is_handled_once_and_acknowledged(open_broker, inbox, until
 
 def test_same_id_is_handled_once(open_broker, inbox, until):
     """[B3] An engine brings the same twice, or a sender does not know and sends again."""
-    from messagebus import Envelope
-
     got, broker = [], open_broker()
     message = PlaceOrder(order_id="o-1")
     for _ in range(3):
@@ -178,7 +177,7 @@ def publish_raw(engine, namespace, body, headers):
 
 
 async def publish_to_nats(url, place, body, headers):
-    import nats
+    import nats  # noqa: PLC0415 - only where there is this engine
 
     client = await nats.connect(url)
     await client.jetstream().publish(place, body, headers=headers or None)
@@ -186,7 +185,7 @@ async def publish_to_nats(url, place, body, headers):
 
 
 async def publish_to_redis(url, place, body, headers):
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis  # noqa: PLC0415 - only where there is this engine
 
     client = Redis.from_url(url)
     await client.xadd(place, {"data": body, **headers})
@@ -194,7 +193,7 @@ async def publish_to_redis(url, place, body, headers):
 
 
 async def publish_to_rabbitmq(url, place, body, headers):
-    import aio_pika
+    import aio_pika  # noqa: PLC0415 - only where there is this engine
 
     connection = await aio_pika.connect(url)
     channel = await connection.channel()
@@ -203,7 +202,7 @@ async def publish_to_rabbitmq(url, place, body, headers):
 
 
 async def publish_to_kafka(url, place, body, headers):
-    from aiokafka import AIOKafkaProducer
+    from aiokafka import AIOKafkaProducer  # noqa: PLC0415 - only where there is this engine
 
     producer = AIOKafkaProducer(bootstrap_servers=url.partition("://")[2])
     await producer.start()
@@ -280,7 +279,9 @@ def test_connect_to_nobody_fails_soon_and_tells_no_password(engine):
         connect(f"{scheme}://ann:canary@127.0.0.1:{port}", group="billing")
 
     assert 6 > time.monotonic() - began
-    assert str(caught.value).startswith(f"Cannot connect to {caught.value.what.split()[2]} at {scheme}://127.0.0.1:{port}:")
+    assert str(caught.value).startswith(
+        f"Cannot connect to {caught.value.what.split()[2]} at {scheme}://127.0.0.1:{port}:"
+    )
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -311,8 +312,6 @@ def test_closed_broker_says_so(open_broker):
 
 def test_worker_needs_an_inbox():
     """What an engine brings has to be kept somewhere."""
-    from messagebus.brokers import Broker
-
     with pytest.raises(ConfigurationError, match="no inbox"):
         Worker(object.__new__(Broker))
     with pytest.raises(ConfigurationError, match="a store is one"):
@@ -346,7 +345,9 @@ def test_missing_extra_is_named(engine, fresh_python):
 
 def test_nothing_is_imported_before_it_is_used():
     """FastStream takes a second to import."""
-    script = "import messagebus.brokers, messagebus.delivery, sys; print({'faststream', 'nats', 'redis'} & {*sys.modules})"
+    script = (
+        "import messagebus.brokers, messagebus.delivery, sys; print({'faststream', 'nats', 'redis'} & {*sys.modules})"
+    )
 
     assert "set()" == subprocess.check_output([sys.executable, "-c", script], text=True).strip()
 
@@ -361,8 +362,6 @@ def test_nothing_is_imported_before_it_is_used():
 )
 def test_redis_that_forgets_is_warned_of(settings, weak, records):
     """[B4] With the setting to change."""
-    from tests import servers
-
     pytest.importorskip("faststream.redis")
     server = servers.start_valkey(*settings)
     try:

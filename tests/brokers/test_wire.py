@@ -12,7 +12,9 @@ from messagebus.delivery.sending import prepare
 from messagebus.errors import UnwritableMessageError
 from messagebus.testing.shop import OrderPlaced, PlaceOrder
 
-cloudevents = pytest.importorskip("cloudevents.core", reason="no SDK of CloudEvents here: pip install cloudevents")
+http = pytest.importorskip("cloudevents.core.bindings.http", reason="no SDK here: pip install cloudevents")
+JSONFormat = pytest.importorskip("cloudevents.core.formats.json").JSONFormat
+CloudEvent = pytest.importorskip("cloudevents.core.v1.event").CloudEvent
 ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -42,17 +44,15 @@ def message_in(found):
 
 def test_sdk_reads_what_is_written():
     """What is published is a CloudEvent to others, with all that it carries."""
-    from cloudevents.core.bindings.http import HTTPMessage, from_http
-    from cloudevents.core.formats.json import JSONFormat
-    from cloudevents.core.v1.event import CloudEvent
-
     envelope = Envelope(
         PlaceOrder(order_id="o-1", quantity=2), id=ID, correlation_id="c-1", causation_id="k-1",
         time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), headers={"traceparent": "00-ab-cd-01", "source": "/old"},
     )  # fmt: skip
     parcel = sent(envelope.message, envelope=envelope, key="customer-7")
 
-    read = from_http(HTTPMessage({"content-type": "application/cloudevents+json"}, parcel.body), JSONFormat(), CloudEvent)
+    read = http.from_http(
+        http.HTTPMessage({"content-type": "application/cloudevents+json"}, parcel.body), JSONFormat(), CloudEvent
+    )
 
     assert {"order_id": "o-1", "quantity": 2} == read.get_data()
     assert {
@@ -65,16 +65,12 @@ def test_sdk_reads_what_is_written():
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_what_the_sdk_writes_is_read(mode):
     """Others write both modes; their extensions arrive as headers."""
-    from cloudevents.core.bindings.http import to_binary, to_structured
-    from cloudevents.core.formats.json import JSONFormat
-    from cloudevents.core.v1.event import CloudEvent
-
     attributes = {
         "id": "1", "source": "/theirs", "type": "shop.place_order", "datacontenttype": "application/json",
         "time": datetime(2026, 1, 2, tzinfo=UTC), "specversion": "1.0", "partitionkey": "customer-7", "flavour": "dark",
     }  # fmt: skip
     theirs = CloudEvent(attributes=attributes, data={"order_id": "o-1", "quantity": 3})
-    written = (to_structured if mode == "structured" else to_binary)(theirs, JSONFormat())
+    written = (http.to_structured if mode == "structured" else http.to_binary)(theirs, JSONFormat())
 
     found = came(written.body, written.headers)
 
@@ -152,7 +148,8 @@ def test_binary_mode_of_each_protocol_is_read(prefix, convert):
     "body",
     [
         b"", b"\x00\xff", b"[]", b"null", b'"text"', b"{", event(id=None), event(id=7), event(source=""),
-        event(time="yesterday"), event(flavour={"a": 1}), event(partitionkey="a\0b"), b'{"a":' * 100_000, event(id="x" * 3000),
+        event(time="yesterday"), event(flavour={"a": 1}), event(partitionkey="a\0b"), b'{"a":' * 100_000,
+        event(id="x" * 3000),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_keeps_its_bytes(body):
