@@ -10,7 +10,7 @@ from messagebus.brokers.engine import CONFIRM, Engine, Put, Want, missing
 from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 
 try:
-    from aiokafka import AIOKafkaProducer, TopicPartition
+    from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
     from faststream import AckPolicy
@@ -168,7 +168,7 @@ class _Progress:
             await self._consumer.commit({self._partition: following})
 
 
-class _Partitions:
+class _Partitions(ConsumerRebalanceListener):  # type: ignore[misc,unused-ignore]
     """The partitions that this worker has now; after each change of hands they begin anew where they were committed."""
 
     def __init__(self) -> None:
@@ -183,12 +183,12 @@ class _Partitions:
         progress.start(record.offset)
         return progress, record.offset
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - all are given up at once
+    def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - all are given up at once
         for progress in self._progress.values():
             progress.is_lost = True
         self._progress = {}
 
-    async def on_partitions_assigned(self, assigned: Any) -> None:
+    def on_partitions_assigned(self, assigned: Any) -> None:
         """Nothing is known of them yet."""
 
 

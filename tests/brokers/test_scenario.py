@@ -43,7 +43,7 @@ EXPECTED = sorted((what, f"o-{number}") for what in ("placed", "billed", "mailed
 def run(worker, until, shop):
     thread = threading.Thread(target=worker.run)
     thread.start()
-    until(lambda: len(shop.seen) >= len(EXPECTED))
+    until(lambda: len(shop.seen) >= len(EXPECTED) or not thread.is_alive())
     worker.stop()
     thread.join()
 
