@@ -33,6 +33,7 @@ from messagebus.registry import Snapshot
 __all__ = ["Broker"]
 
 T = TypeVar("T")
+_Answer = Future[None] | asyncio.Future[None]
 _IN_FLIGHT: Final = 512
 """Parcels that are published at the same time."""
 
@@ -49,7 +50,7 @@ class Broker(Carrier):
         self._thread = threading.Thread(target=self._loop.run_forever, name="messagebus-broker", daemon=True)
         self._thread.start()
         self._is_closed = False
-        self._leaving: deque[tuple[Parcel, Future[None]]] = deque()
+        self._leaving: deque[tuple[Parcel, _Answer]] = deque()
         self._is_flushing = False
         self._publishing = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -112,7 +113,9 @@ class Broker(Carrier):
         """Do as `send`, without blocking the event loop; what is awaited at the same time is published together."""
         _refuse(delay, at, dedup)
         parcel = self._parcel(message, key, envelope)
-        await asyncio.wrap_future(self._submit([parcel])[0])
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._enqueue([(parcel, answer)])
+        await answer
         return parcel.id
 
     def send_many(
@@ -151,7 +154,7 @@ class Broker(Carrier):
         self._enqueue(list(zip(parcels, answers, strict=True)))
         return answers
 
-    def _enqueue(self, leaving: "Sequence[tuple[Parcel, Future[None]]]") -> None:
+    def _enqueue(self, leaving: "Sequence[tuple[Parcel, _Answer]]") -> None:
         if self._is_closed:
             raise _closed()
         self._leaving.extend(leaving)
@@ -167,7 +170,7 @@ class Broker(Carrier):
             self._publishing += count
             self._start(self._publish(batch))
 
-    async def _publish(self, batch: "Sequence[tuple[Parcel, Future[None]]]") -> None:
+    async def _publish(self, batch: "Sequence[tuple[Parcel, _Answer]]") -> None:
         parcels = [parcel for parcel, _ in batch]
         try:
             failures = await asyncio.wait_for(self.engine.publish(parcels), 2 * CONFIRM)
@@ -175,11 +178,16 @@ class Broker(Carrier):
             failures = [error] * len(batch)
         self._publishing -= len(batch)
         self._flush()
+        awaited: dict[asyncio.AbstractEventLoop, list[tuple[_Answer, MessageBusError | None]]] = {}
         for (parcel, answer), failure in zip(batch, failures, strict=True):
-            if failure is None:
-                answer.set_result(None)
+            told = None if failure is None else self._meaning(failure, parcel)
+            if isinstance(answer, Future):
+                _tell([(answer, told)])
             else:
-                answer.set_exception(self._meaning(failure, parcel))
+                awaited.setdefault(answer.get_loop(), []).append((answer, told))
+        for loop, answers in awaited.items():  # To wake a loop takes longer than all else: once for all.
+            with suppress(RuntimeError):  # A loop that is closed waits for nothing.
+                loop.call_soon_threadsafe(_tell, answers)
 
     def _meaning(self, error: Exception, parcel: Parcel) -> MessageBusError:
         if self.engine.is_refusal(error):
@@ -343,6 +351,16 @@ def _refuse(delay: float, at: datetime | None, dedup: str | None) -> None:
         raise ConfigurationError("publish a message later", "an engine keeps nothing for later", remedy)
     if dedup is not None:
         raise ConfigurationError("publish with a dedup key", "an engine knows messages by their ids only", remedy)
+
+
+def _tell(answers: "Sequence[tuple[_Answer, MessageBusError | None]]") -> None:
+    for answer, failure in answers:
+        if answer.done():
+            continue
+        if failure is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(failure)
 
 
 def _failed(error: Exception) -> "Future[None]":

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from messagebus.brokers.engine import CONFIRM, Engine, Put, Want, missing
@@ -37,6 +38,7 @@ class Kafka(Engine):
         self._broker = KafkaBroker(self._servers, logger=None, apply_types=False)
         self._subscribers: list[Any] = []
         self._known: set[str] = set()
+        self._topic = cache(self._name)
         self._admin: Any = AIOKafkaAdminClient(
             bootstrap_servers=self._servers, request_timeout_ms=round(CONFIRM * 1000)
         )
@@ -56,7 +58,7 @@ class Kafka(Engine):
             return [(why, "Use three brokers, default.replication.factor=3 and min.insync.replicas=2.")]
         return ()
 
-    def _topic(self, kind: str, type: str) -> str:
+    def _name(self, kind: str, type: str) -> str:
         # A colon and a slash have no place in the name of a topic.
         return re.sub("[:/]", lambda found: f"_{ord(found[0]):02X}", f"{self.settings.namespace}.{kind}.{type}")
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from messagebus.brokers.engine import CONFIRM, Engine, Put, Want, missing
@@ -39,6 +40,7 @@ class Nats(Engine):
         self._broker = NatsBroker(self.settings.url, logger=None, apply_types=False, **patience)
         self._pulls: list[tuple[Any, asyncio.Task[None]]] = []
         self._is_pulling = False
+        self._subject = cache(self._name)
         self._streams = {kind: f"{self.settings.namespace}-{kind}".replace(".", "_") for kind in ("command", "event")}
         self._client = await self._broker.connect()
         self._jetstream = self._client.jetstream(timeout=CONFIRM)
@@ -61,7 +63,7 @@ class Nats(Engine):
         subject = self._subject(parcel.kind, parcel.type)
         await self._jetstream.publish(subject, parcel.body, timeout=CONFIRM, headers=headers)
 
-    def _subject(self, kind: str, type: str) -> str:
+    def _name(self, kind: str, type: str) -> str:
         # What has no place in a subject, a dot beside nothing, is escaped.
         return f"{self.settings.namespace}.{kind}.{re.sub('(?<=[.])[.]|[.]$', '=2E', type)}"
 

@@ -96,7 +96,7 @@ async def theirs(name, url, round):
 
 
 def faststream_nats(url, place):
-    from faststream.nats import JStream, NatsBroker, PullSub
+    from faststream.nats import JStream, NatsBroker, PullSub  # noqa: PLC0415 - only what is measured
 
     broker = NatsBroker(url, logger=None)
     stream = JStream(place, subjects=[f"{place}.*"], declare=False)
@@ -105,7 +105,7 @@ def faststream_nats(url, place):
 
 
 def faststream_redis(url, place):
-    from faststream.redis import RedisBroker, StreamSub
+    from faststream.redis import RedisBroker, StreamSub  # noqa: PLC0415 - only what is measured
 
     broker = RedisBroker(url, logger=None)
     more = {"stream": StreamSub(place, group="bench", consumer="bench", last_id="0", max_records=200)}
@@ -113,7 +113,7 @@ def faststream_redis(url, place):
 
 
 def faststream_rabbitmq(url, place):
-    from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
+    from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue  # noqa: PLC0415 - only what is measured
 
     broker = RabbitBroker(url, logger=None, default_channel=Channel(prefetch_count=200))
     queue = RabbitQueue(place, queue_type=QueueType.QUORUM, durable=True)
@@ -121,8 +121,8 @@ def faststream_rabbitmq(url, place):
 
 
 def faststream_kafka(url, place):
-    from faststream import AckPolicy
-    from faststream.kafka import KafkaBroker
+    from faststream import AckPolicy  # noqa: PLC0415 - only what is measured
+    from faststream.kafka import KafkaBroker  # noqa: PLC0415 - only what is measured
 
     broker = KafkaBroker(url.partition("://")[2], logger=None, acks="all")
     more = {"group_id": place, "auto_offset_reset": "earliest", "ack_policy": AckPolicy.ACK}
@@ -138,7 +138,9 @@ def faststream_kafka(url, place):
 
 
 def main():
-    print(f"{'':10}{'publish ours':>14}{'FastStream':>12}{'ratio':>7}{'consume ours':>14}{'FastStream':>12}{'ratio':>7}")
+    print(
+        f"{'':10}{'publish ours':>14}{'FastStream':>12}{'ratio':>7}{'consume ours':>14}{'FastStream':>12}{'ratio':>7}"
+    )
     for name in sys.argv[1:] or STARTS:
         server = STARTS[name]()
         try:
