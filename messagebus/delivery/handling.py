@@ -175,11 +175,17 @@ class _HandlerWork:
             plan = bus._snapshot[type(message)]
             if plan.is_return:
                 self.results.append(to_json(message))
-            elif plan.handlers or plan.is_command or bus._snapshot.strict or type(message) in bus._snapshot.handlers:
+            elif self._is_wanted(plan, type(message)):
                 self.sends.append(prepare(message))
             else:
                 self._note_unhandled(bus, message)
         bus._count += len(messages)
+
+    def _is_wanted(self, plan: Plan, cls: type) -> bool:
+        """Say whether a message is to be stored: what nobody handles here, others may, if there is an engine."""
+        snapshot: Snapshot = self.handling.bus._snapshot  # type: ignore[union-attr]
+        is_known = plan.is_command or snapshot.strict or cls in snapshot.handlers
+        return bool(plan.handlers) or is_known or self.handling.rules.carrier is not None
 
     def _note_unhandled(self, bus: Any, message: Message) -> None:
         """Record an event of a class that is not registered: nobody could read it again, and nobody has to (law L7)."""

@@ -103,6 +103,19 @@ def test_event_reaches_each_group_once_and_its_own_too(open_broker, inbox, until
     }
 
 
+def test_event_that_nobody_handles_here_is_published(open_broker, inbox, until):
+    """A service need not register what only others want."""
+    got, home = [], open_broker("billing")
+    shop = registry_of(place=lambda message: OrderPlaced(order_id=message.order_id))
+    billing = registry_of(placed=lambda message: got.append(message.order_id))
+
+    with working(home, open_store("memory://"), billing), working(open_broker("shop"), inbox, shop):
+        inbox.send(PlaceOrder(order_id="o-1"))
+        until(lambda: got)
+
+    assert ["o-1"] == got
+
+
 def test_command_sent_in_a_handler_goes_where_its_handler_is(open_broker, inbox, until):
     """A command that is handled here does not leave; one that is not does."""
     got = []
