@@ -1,9 +1,9 @@
 """The door: where a payload becomes a message, or is refused in words that repeat nothing of it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json, to_json
@@ -85,6 +85,8 @@ class Door:
             if not self._is_exact:
                 _refuse_unfit(wire)
             if has_many:
+                if isinstance(wire, dict) and "type" in wire and len(wire) > _MAX_ATTRIBUTES + _BARE:
+                    _refuse_attributes(wire.keys() - _TYPE_AND_DATA)
                 self._refuse_flood(wire, lambda part: self._validator.validate_json(to_json(part)))
 
     def _refuse_flood(self, wire: Any, validate: Callable[[Any], object]) -> None:
@@ -121,8 +123,7 @@ class Door:
         if not attributes:
             return None
         if "specversion" not in attributes or len(attributes) > _MAX_ATTRIBUTES:
-            why = f"it has {len(attributes):,} attributes beside type and data, and no specversion or too many"
-            raise InvalidMessageError("", (("", why),), hint=_WIRE_FORM)
+            _refuse_attributes(attributes)
         try:
             return CloudEvent.model_validate(attributes).envelope(message)
         except ValidationError as error:
@@ -146,6 +147,11 @@ class Door:
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
 _BARE = len(_TYPE_AND_DATA)
+
+
+def _refuse_attributes(attributes: Collection[str]) -> NoReturn:
+    why = f"it has {len(attributes):,} attributes beside type and data, and no specversion or too many"
+    raise InvalidMessageError("", (("", why),), hint=_WIRE_FORM)
 
 
 def _refuse_unfit(wire: Any) -> None:

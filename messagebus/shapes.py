@@ -338,6 +338,7 @@ def private_values(message: BaseModel) -> list[str]:
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 19
 _MAX_DEPTH = 190
+_NESTING = (dict, list, tuple, set, frozenset)
 
 
 def is_suspect(payload: bytes) -> bool:
@@ -361,15 +362,22 @@ def find_unfit(written: bytes) -> str | None:
 
 def find_unfit_value(value: object) -> str | None:
     """Do as `find_unfit` with Python values."""
-    todo = [(value, 1)]
+    todo: list[tuple[Collection[Any], int]] = [((value,), 1)]
     while todo:
-        value, depth = todo.pop()
-        if isinstance(value, dict | list | tuple | set | frozenset):
+        parts, depth = todo.pop()
+        # What is looked at one by one is only what may be unfit, or hold it: mostly all parts are text.
+        kinds = {*map(type, parts)}
+        if any(issubclass(kind, _NESTING) for kind in kinds):
             if depth > _MAX_DEPTH:
                 return f"is nested deeper than {_MAX_DEPTH} levels"
-            todo += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
-        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            inner = [part for part in parts if isinstance(part, _NESTING) and part]
+            todo += [(part.values() if isinstance(part, dict) else part, depth + 1) for part in inner]
+        if any(issubclass(kind, int) for kind in kinds) and any(
+            not -_INT64 <= part < _INT64 for part in parts if isinstance(part, int)
+        ):
             return "has an integer beyond 64 bits"
-        elif isinstance(value, float) and not isfinite(value):
+        if any(issubclass(kind, float) for kind in kinds) and not all(
+            isfinite(part) for part in parts if isinstance(part, float)
+        ):
             return "has a number that is not finite"
     return None

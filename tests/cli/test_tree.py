@@ -58,6 +58,9 @@ def one(event): return Last()
 @handles(Left)
 def two(event): raise RuntimeError("two")
 
+@handles(Last)
+def last(event): pass
+
 @handles(Right)
 def three(event): pass
 """

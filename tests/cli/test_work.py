@@ -232,7 +232,7 @@ def test_what_handlers_print_goes_to_standard_error(command_line, send):
 
 @pytest.mark.parametrize(("call", "code"), [("sys.exit()", 1), ("sys.exit(7)", 7)])
 def test_a_handler_that_exits_ends_it_and_never_with_0(command_line, send, store, call, code):
-    """0 would say that it was told to stop, or had nothing left to do; the message is not lost."""
+    """0 would say that it was told to stop, or had nothing left to do; the message waits for the end of its lease."""
     text = f"""
         import sys
         from messagebus import Command, handles
@@ -251,7 +251,7 @@ def test_a_handler_that_exits_ends_it_and_never_with_0(command_line, send, store
     assert code == done.returncode
     assert b"Traceback" not in done.stderr
     assert (code == 1) == (b"a handler called sys.exit()" in done.stderr)
-    assert 1 == store.stats().due
+    assert 1 == store.stats().in_flight
 
 
 def test_handlers_that_cannot_be_told_apart_are_said_at_once(command_line, store):
