@@ -21,10 +21,13 @@ The tree, by what the caller can do about it::
     │   ├── UnwritableMessageError  it cannot be written as JSON and read back the same
     │   └── ConflictError           another message has its id or its dedup key
     ├── DeliveryFailedError         decide: a stored message, or one it led to, is a dead letter
-    └── StoreError                  try again: nothing was changed
-        ├── StoreBusyError          others kept the store locked for too long
-        ├── StoreUnavailableError   it cannot be reached, read or written now
-        └── ResultTimeoutError      a message is not finished yet
+    ├── StoreError                  try again: nothing was changed
+    │   ├── StoreBusyError          others kept the store locked for too long
+    │   ├── StoreUnavailableError   it cannot be reached, read or written now
+    │   └── ResultTimeoutError      a message is not finished yet
+    └── BrokerError                 try again with the same id: the engine may have taken the message all the same
+        ├── BrokerUnavailableError  it cannot be reached now
+        └── ReplyTimeoutError       no reply has come back yet
 
 Each class takes facts (strings and numbers, so that every error pickles), keeps them as attributes and composes its
 sentence in ``__str__``: *Cannot do what: why. What to do.* No sentence repeats a value of a payload. What a handler
@@ -251,6 +254,26 @@ class StoreUnavailableError(StoreError, OSError):
 
 class ResultTimeoutError(StoreError, TimeoutError):
     """A stored message, or something it led to, is not finished yet."""
+
+
+@dataclass(eq=False)
+class BrokerError(MessageBusError):
+    """An engine did not confirm what it was asked; whether it was done all the same is not known."""
+
+    what: str
+    why: str
+    remedy: str = "Try again."
+
+    def __str__(self) -> str:
+        return f"Cannot {self.what}: {self.why}. {self.remedy}"
+
+
+class BrokerUnavailableError(BrokerError, OSError):
+    """The engine cannot be reached: it is down, the address is wrong, or it lets nobody in under this name."""
+
+
+class ReplyTimeoutError(BrokerError, TimeoutError):
+    """The command was taken by the engine, and no reply has come back in time."""
 
 
 class DeliveryFailedError(MessageBusError):

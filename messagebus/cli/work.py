@@ -2,13 +2,14 @@
 
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from messagebus import MessageBusError
 from messagebus.cli import records
+from messagebus.cli.engine import add_group, connected
 from messagebus.cli.progress import Progress, on_terminal
 from messagebus.cli.reading import add_levels
 from messagebus.cli.stored import add_url, opened
@@ -27,7 +28,7 @@ DESCRIPTION: Final = """\
 Handle the messages of a store, until SIGTERM or SIGINT: then what is in hand is finished, or given back when the grace
 time is over, and the exit code is 0. Any number of workers may share a store. A handler that fails is tried again,
 later and later; what has failed for good is shown by `messagebus failed list`. Records go to standard error as JSON;
-what handlers print goes there too.
+what handlers print goes there too. With --from, what an engine brings is handled as well, and events are published.
 
 exit code: 0 told to stop, or nothing left to do, 1 the store failed, 2 the call itself is wrong"""
 EXAMPLE: Final = "example:\n  messagebus work shop.orders --url sqlite:///bus.db"
@@ -37,6 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     add_target(parser)
     add_url(parser)
+    parser.add_argument("--inbox", dest="url", metavar="URL", default=SUPPRESS, help="with --from: the same as --url")
+    parser.add_argument("--from", dest="engine", metavar="URL", help="an engine, as in nats://host:4222")
+    add_group(parser)
     count = above_zero("number")
     for name, default, text in (
         ("--concurrency", 1, "handle so many messages at the same time (default: %(default)s)"),
@@ -67,9 +71,11 @@ def run(options: Namespace) -> int:
         registry = load(options.target)
         with (
             opened(options, creates=True) as store,
+            nullcontext() if options.engine is None else connected(options) as broker,
             nullcontext() if progress is None else progress.watching(store),
         ):
-            _run(_worker(store, registry, progress, logger, options), options)
+            source = {"store": store} if broker is None else {"store": broker, "inbox": store}
+            _run(_worker(source, registry, progress, logger, options), options)
     return 0
 
 
@@ -85,7 +91,7 @@ def _run(worker: "Worker", options: Namespace) -> None:
 
 
 def _worker(
-    store: "Store", registry: "Registry", progress: "WorkProgress | None", logger: Any, options: Namespace
+    source: dict[str, Any], registry: "Registry", progress: "WorkProgress | None", logger: Any, options: Namespace
 ) -> "Worker":
     from messagebus.delivery import Retry, Worker  # noqa: PLC0415 - help, and what needs no store, loads faster without
 
@@ -98,8 +104,8 @@ def _worker(
                 progress.advance(settled)
 
     return Watched(
-        store,
-        registry,
+        registry=registry,
+        **source,
         batch=options.batch,
         concurrency=options.concurrency,
         lease=options.lease,

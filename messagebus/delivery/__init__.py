@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
+from messagebus.delivery.carrier import Carrier
 from messagebus.delivery.entries import (
+    Arrival,
     Claim,
     DeadLetter,
     Failure,
@@ -35,10 +37,10 @@ from messagebus.errors import (
 )
 
 __all__ = [
-    "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome", "ResultTimeoutError", "Retry",
-    "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError", "StoreError", "StoreFileError",
-    "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker", "acurrent_transaction",
-    "current_transaction", "open_store", "rehearse",
+    "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome",
+    "ResultTimeoutError", "Retry", "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError",
+    "StoreError", "StoreFileError", "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker",
+    "acurrent_transaction", "current_transaction", "open_store", "rehearse",
 ]  # fmt: skip
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.entries import Claim, Settlement, Stored
+from messagebus.delivery.entries import RETURNED, Arrival, Claim, Settlement, Stored
 from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
-from messagebus.delivery.schema import ADD_DEAD, SETTLE
-from messagebus.delivery.sending import add_all, row_of
+from messagebus.delivery.schema import ADD_DEAD, ADD_MESSAGES, SETTLE
+from messagebus.delivery.sending import add_all, row_of, row_of_arrival
 from messagebus.envelope import new_id
 
-__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pick", "release", "settle"]
+__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pick", "receive", "release", "settle"]
 
 # The earliest message that is not finished holds its key; and so does what is in flight, which may be a later one if
 # the earlier was committed late, or taken up again. Both as values: PostgreSQL would join NOT EXISTS, row by row.
@@ -96,8 +96,11 @@ def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
 
 def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
     """Take what is due; see `Store.claim`."""
+    return _take(connection, now, pick(connection, now, limit, lock="/* skip locked */"), lease)
+
+
+def _take(connection: Connection, now: int, seqs: Sequence[int], lease: float) -> Claim:
     token = new_id()
-    seqs = pick(connection, now, limit, lock="/* skip locked */")
     if not seqs:
         return Claim(token, ())
     until = now + round(lease * 1000)
@@ -106,8 +109,38 @@ def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
     return Claim(token, [_stored(found[seq]) for seq in seqs if seq in found])
 
 
+_FREE_OF_THESE: Final = f"""
+    SELECT m.due_at, m.seq FROM mb_message m
+    WHERE m.id IN [names] AND m.lease IS NULL AND m.due_at <= :now
+    AND (m.key IS NULL OR ({_IS_FIRST} AND {_IS_IN_NO_HAND}))
+    ORDER BY m.seq
+"""
+
+# What arrived has a source; a name in JSON is followed by a colon, and a quotation mark in a text by a backslash.
+_SENT_HERE: Final = "SELECT id FROM mb_message WHERE id IN [names] AND headers NOT LIKE :source"
+_WITH_SOURCE: Final = '%"source":%'
+
+
+def receive(connection: Connection, now: int, arrivals: Sequence[Arrival], lease: float) -> Claim:
+    """Keep what an engine has brought, and take what may be handled of it; see `Store.receive`."""
+    if any(arrival.key is not None for arrival in arrivals):
+        connection.wait_in_line()
+    rows = [row_of_arrival(arrival, now) for arrival in arrivals]
+    ids = [row[0] for row in rows]
+    if connection.many(ADD_MESSAGES, rows) < len(rows):
+        sent = {id for (id,) in connection.rows(_SENT_HERE, {"names": connection.array(ids), "source": _WITH_SOURCE})}
+        back = [(row[0] + RETURNED, *row[1:]) for row in rows if row[0] in sent]
+        if back:
+            connection.many(ADD_MESSAGES, back)
+            ids += [row[0] for row in back]
+    names = connection.array(ids)
+    found = connection.rows(_FREE_OF_THESE + "/* skip locked */", {"names": names, "now": now})
+    return _take(connection, now, [seq for _, seq in found], lease)
+
+
 def _stored(found: Row) -> Stored:
-    seq, id, type, body, key, correlation_id, causation_id, sent_at, headers, attempt, outcomes = found
+    seq, id, type, body, key, correlation_id, causation_id, sent_at, written, attempt, outcomes = found
+    headers = read(written) if written != "{}" else {}
     return Stored(
         seq,
         id,
@@ -117,9 +150,10 @@ def _stored(found: Row) -> Stored:
         correlation_id or id,
         causation_id,
         sent_at / 1000,
-        read(headers) if headers != "{}" else {},
+        headers,
         attempt,
         unpack(outcomes) if outcomes is not None else {},
+        headers.pop("is_event", False),
     )
 
 

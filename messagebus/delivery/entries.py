@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 from messagebus.envelope import Envelope
 
 __all__ = [
-    "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State", "Stats", "Step",
-    "Stored", "Waiting",
+    "RETURNED", "Arrival", "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State",
+    "Stats", "Step", "Stored", "Waiting",
 ]  # fmt: skip
+
+RETURNED: Final = "@inbox"
+"""At the end of the stored id of a message that left this very store, and came back from the engine as another row."""
 
 State = Literal["done", "retry", "dead", "dropped"]
 """What became of a handler: it finished; it is to run again when due; it is a dead letter; somebody dropped that."""
@@ -62,6 +65,8 @@ class Stored:
     a crash or a lost lease. It counts on top of the attempts in ``outcomes``."""
     outcomes: Mapping[str, Outcome]
     """By handler: what was settled before. Empty at the first delivery."""
+    is_event: bool = False
+    """It was sent here, and is an event: many may want it. Of what arrived from elsewhere nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,24 @@ class Sending:
     at: datetime | None = None
     key: str | None = None
     dedup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message that an engine has brought, on its way into the inbox: as it came, nothing of it is proven."""
+
+    id: str
+    """A second one with this id is the same message."""
+    type: str
+    body: bytes
+    """The raw bytes: a CloudEvent in structured JSON mode, or whatever else came."""
+    key: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    sent_at: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    receipt: Any = None
+    """By which the engine knows what is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
-from messagebus.delivery.entries import Failure, Outcome, Sending, Settlement, Stored
+from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sending import prepare
 from messagebus.delivery.store import WORK, Store, Transaction
@@ -20,7 +20,10 @@ from messagebus.messages import Message, to_json
 from messagebus.registry import Handler, Plan, Registry, Snapshot
 from messagebus.tracebacks import describe
 
-__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules"]
+if TYPE_CHECKING:
+    from messagebus.delivery.carrier import Carrier
+
+__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules", "failure_of"]
 
 Bus = MessageBus | AsyncMessageBus
 
@@ -50,6 +53,10 @@ class Rules:
     bus: Callable[..., Bus]
     """Makes the bus of one message; takes ``envelope=``."""
     retry: Retry
+    carrier: "Carrier | None" = None
+    """By which messages come from other services, and go to them."""
+    passes_all_on: bool = False
+    """Nothing is handled here, and everything goes to others."""
 
 
 # Handlers that report
@@ -59,7 +66,7 @@ class Reporting:
     """A registry as a bus of the worker sees it: each handler reports what it sent, and how it ended."""
 
     def __init__(self, registry: Registry, *, is_async: bool) -> None:
-        self._registry, self._is_async = registry, is_async
+        self._registry, self.is_async = registry, is_async
         self._made: tuple[Snapshot, _Reporting] | None = None
 
     @property
@@ -67,7 +74,7 @@ class Reporting:
         """The handlers as they are now."""
         made, source = self._made, self._registry.snapshot
         if made is None or made[0] is not source:
-            made = self._made = source, _Reporting(source, is_async=self._is_async)
+            made = self._made = source, _Reporting(source, is_async=self.is_async)
         return made[1]
 
 
@@ -168,11 +175,17 @@ class _HandlerWork:
             plan = bus._snapshot[type(message)]
             if plan.is_return:
                 self.results.append(to_json(message))
-            elif plan.handlers or plan.is_command or bus._snapshot.strict or type(message) in bus._snapshot.handlers:
+            elif self._is_wanted(plan, type(message)):
                 self.sends.append(prepare(message))
             else:
                 self._note_unhandled(bus, message)
         bus._count += len(messages)
+
+    def _is_wanted(self, plan: Plan, cls: type) -> bool:
+        """Say whether a message is to be stored: what nobody handles here, others may, if there is an engine."""
+        snapshot: Snapshot = self.handling.bus._snapshot  # type: ignore[union-attr]
+        is_known = plan.is_command or snapshot.strict or cls in snapshot.handlers
+        return bool(plan.handlers) or is_known or self.handling.rules.carrier is not None
 
     def _note_unhandled(self, bus: Any, message: Message) -> None:
         """Record an event of a class that is not registered: nobody could read it again, and nobody has to (law L7)."""
@@ -233,6 +246,11 @@ class Handling:
     _message: Message | None = None
 
     @property
+    def is_given_back(self) -> bool:
+        """Nothing came of it now: others may have it, and no attempt is counted."""
+        return False
+
+    @property
     def handling(self) -> "Handling":
         return self
 
@@ -284,7 +302,7 @@ class Handling:
             before = max(tried, default=0)
         return Envelope(
             message,
-            id=stored.id,
+            id=stored.id.removesuffix(RETURNED),
             correlation_id=None if stored.correlation_id == stored.id else stored.correlation_id,
             causation_id=stored.causation_id,
             time=datetime.fromtimestamp(stored.sent_at, UTC),
@@ -319,7 +337,7 @@ class Handling:
                 self._note_dead(outcome.handler, outcome.attempts, error)
 
     def _note_dead(self, handler: str, attempts: int, error: Exception) -> None:
-        self._outcomes.append(Outcome(handler, "dead", attempts, failure=_failure(error, self._message)))
+        self._outcomes.append(Outcome(handler, "dead", attempts, failure=failure_of(error, self._message)))
 
     # Afterwards
 
@@ -354,7 +372,7 @@ class Handling:
 
     def _failed(self, name: str, error: Exception, duration_ms: float) -> Outcome:
         attempts, retry = self._attempts(name), self.rules.retry
-        failure = _failure(error, self._message)
+        failure = failure_of(error, self._message)
         if retry.is_final(attempts, error):
             return Outcome(name, "dead", attempts, duration_ms, failure=failure)
         # In whole milliseconds, as stores count: one that is due now must not come out as due a little later.
@@ -365,7 +383,8 @@ class Handling:
 _MAX_TEXT = 1_000
 
 
-def _failure(error: Exception, message: Message | None) -> Failure:
+def failure_of(error: Exception, message: Message | None) -> Failure:
+    """Return what a dead letter tells of an error: nothing that is private in the message."""
     described: Mapping[str, Any] = describe(error, message)[0]
     frames = described["frames"]
     place = ""

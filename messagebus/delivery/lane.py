@@ -8,10 +8,11 @@ from time import monotonic
 from typing import Final, Literal, Protocol
 
 from messagebus import logs
+from messagebus.delivery.carrier import Intake, begin
 from messagebus.delivery.entries import Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Handling, Rules
 from messagebus.delivery.store import WORK, Store, Transaction
-from messagebus.errors import DispatchError, MessageBusError, StoreError
+from messagebus.errors import BrokerError, DispatchError, MessageBusError, StoreError
 
 __all__ = ["Lane", "Shift", "Step", "Writer"]
 
@@ -32,6 +33,7 @@ class Shift(Protocol):
     batch: int
     lease: float
     is_stopping: bool
+    intake: Intake | None
     report: logs.Write | None
     complain: logs.Write | None
 
@@ -86,6 +88,8 @@ class Lane:
         self._open = ExitStack()
         self._size = 1
         self._pause = _FIRST_PAUSE
+        self._looks_out = False
+        self._failure: BrokerError | None = None
 
     # The work
 
@@ -97,6 +101,9 @@ class Lane:
             claim = claim or (yield from self._claim())
             if claim is not None:
                 claim = yield from self._work(claim)
+                if self._failure is not None:
+                    error, self._failure = self._failure, None
+                    yield self._trouble(error)
             elif self._shift.is_over(self):
                 return
             else:
@@ -105,12 +112,23 @@ class Lane:
     def _claim(self) -> Generator[Step, None, Claim | None]:
         yield "write"
         try:
-            claim = self.store.claim(self._size, self._shift.lease)
+            claim = self._next()
         except StoreError as error:
             yield self._trouble(error)
             return None
         self._pause = _FIRST_PAUSE
         return claim if claim.messages else None
+
+    def _next(self) -> Claim:
+        """Claim what has come in, and what waits in the store, in turn."""
+        intake, lease = self._shift.intake, self._shift.lease
+        self._looks_out = intake is not None and not self._looks_out
+        if intake is not None and self._looks_out:
+            claim = intake.claim(self._size, lease)
+            if claim is not None:
+                return claim
+            self._looks_out = False
+        return self.store.claim(self._size, lease)
 
     def _work(self, claim: Claim) -> Generator[Step, None, Claim | None]:
         """Have messages handled, and settle them; return what was claimed in the transaction that settled the last."""
@@ -119,10 +137,9 @@ class Lane:
         begun = settled_at = self.claimed_at
         rules = self._shift.rules
         try:
-            for stored in claim.messages:
+            for handling in begin(rules, self, claim.messages):
                 if self._shift.is_stopping:
                     break
-                handling = Handling(rules, self, stored)
                 token = WORK.set(handling)
                 try:
                     handling.open()
@@ -131,21 +148,25 @@ class Lane:
                 finally:
                     WORK.reset(token)
                     if handling.has_exited:  # The attempt counts: the lease has to run out.
-                        self._unsettled.remove(stored)
-                self._keep(handling.settle(), stored)
+                        self._unsettled.remove(handling.stored)
+                self._keep(handling)
                 if monotonic() - settled_at > _BRIEF:
                     yield from self._settle()
                     settled_at = monotonic()
             self._adapt(monotonic() - begun, len(claim.messages))
-            return (yield from self._settle(claims=True))
+            return (yield from self._settle(claims=self._shift.intake is None))
         finally:
             self._give_back(claim)
 
-    def _keep(self, settlement: Settlement, stored: Stored) -> None:
+    def _keep(self, handling: Handling) -> None:
+        if handling.is_given_back:
+            self._failure = handling.error if isinstance(handling.error, BrokerError) else None
+            return
+        settlement = handling.settle()
         self._settlements.append(settlement)
         for outcome in settlement.outcomes:
             if outcome.state != "done":
-                self._tell(stored, outcome)
+                self._tell(handling.stored, outcome)
 
     def _adapt(self, taken: float, handled: int) -> None:
         """Claim more at a time while that is quick, and less when it is slow: others could have had it."""
@@ -226,6 +247,8 @@ class Lane:
             self._close(None)
         self._settlements = []
         settled = {settlement.seq for settlement in settlements}
+        if self._shift.intake is not None:
+            self._shift.intake.settled([stored for stored in self._unsettled if stored.seq in settled])
         self._unsettled = [stored for stored in self._unsettled if stored.seq not in settled]
         self._pause = _FIRST_PAUSE
         self._shift.count(len(settled))
@@ -248,6 +271,8 @@ class Lane:
                 self._store(claims=False)
             if self._unsettled and self._transaction is None:
                 self.store.release(claim.token, [stored.seq for stored in self._unsettled])
+                if self._shift.intake is not None:
+                    self._shift.intake.settled(self._unsettled)
         except MessageBusError as error:  # The lease will run out, and others take over.
             self._trouble(error)
         finally:
@@ -273,7 +298,8 @@ class Lane:
 
     def _trouble(self, error: MessageBusError) -> float:
         if self._shift.complain is not None:
-            self._shift.complain(logs.STORE_FAILED, reason=str(error))
+            event = logs.BROKER_FAILED if isinstance(error, BrokerError) else logs.STORE_FAILED
+            self._shift.complain(event, reason=str(error))
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
         return pause
 

@@ -107,8 +107,13 @@ def _dead_letter(row: Row) -> DeadLetter:
         correlation_id=correlation or message_id,
         causation_id=cause,
         body=bytes(body),
-        headers=from_json(headers),
+        headers=_own(from_json(headers)),
     )
+
+
+def _own(headers: dict[str, Any]) -> dict[str, str]:
+    headers.pop("is_event", None)
+    return headers
 
 
 @dataclass(slots=True)

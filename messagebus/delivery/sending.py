@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.connection import Row, Statements
-from messagebus.delivery.entries import Sending
+from messagebus.delivery.entries import Arrival, Sending
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES, ADD_PLAIN
 from messagebus.envelope import CURRENT, Envelope, _random
@@ -22,7 +22,7 @@ from messagebus.errors import (
 )
 from messagebus.messages import Command, Event, Message, ReturnMessage, prove
 
-__all__ = ["add", "add_all", "due_at", "moment", "plain_row", "prepare", "row_of"]
+__all__ = ["add", "add_all", "due_at", "moment", "plain_row", "prepare", "row_of", "row_of_arrival"]
 
 _LATEST: Final = 253_402_300_799_000  # The last moment that a datetime can show.
 _LONGEST_TEXT: Final = 2_000  # Bytes that the indexes of every engine take.
@@ -68,7 +68,12 @@ def plain_row(message: Message, now: int, due: int, key: str | None = None, dedu
         _check_text("dedup key", dedup)
     current = CURRENT.get()
     correlation, cause = (None, None) if current is None else (current.correlation_id, current.id)
-    return (_new_id(now), type(message).__wire_name__, body, "{}", key, dedup, correlation, cause, now, due)
+    headers = _EVENT if Event in type(message).__mro__ else "{}"
+    return (_new_id(now), type(message).__wire_name__, body, headers, key, dedup, correlation, cause, now, due)
+
+
+_EVENT: Final = '{"is_event":true}'
+"""Stored with the headers, as a name that no attribute of a CloudEvent has."""
 
 
 def _new_id(now: int) -> str:
@@ -153,13 +158,36 @@ def row_of(sending: Sending, now: int) -> Row:
         identity._id,
         envelope.type,
         sending.body,
-        dump_json(dict(envelope.headers)).decode() if envelope.headers else "{}",
+        _headers(envelope),
         sending.key,
         sending.dedup,
         correlation and correlation.id,
         cause and cause.id,
         now if time is None else round(time.timestamp() * 1000),
         due_at(now, sending.delay, sending.at) if sending.delay or sending.at else now,
+    )
+
+
+def _headers(envelope: Envelope) -> str:
+    is_event = isinstance(envelope.message, Event)
+    if not envelope.headers:
+        return _EVENT if is_event else "{}"
+    return dump_json({**envelope.headers, "is_event": True} if is_event else dict(envelope.headers)).decode()
+
+
+def row_of_arrival(arrival: Arrival, now: int) -> Row:
+    """Return what `ADD_MESSAGES` writes of a message that an engine has brought."""
+    return (
+        arrival.id,
+        arrival.type,
+        arrival.body,
+        dump_json(arrival.headers).decode() if arrival.headers else "{}",
+        arrival.key,
+        None,
+        arrival.correlation_id,
+        arrival.causation_id,
+        now if arrival.sent_at is None else round(arrival.sent_at * 1000),
+        now,
     )
 
 

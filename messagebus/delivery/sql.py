@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from messagebus.delivery import claims, history, letters, schedule
 from messagebus.delivery.access import Access
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.entries import Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
+from messagebus.delivery.entries import Arrival, Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
 from messagebus.delivery.group import Group
 from messagebus.delivery.sending import add, add_all, due_at, plain_row, prepare, row_of
 from messagebus.delivery.store import WORK, Transaction, Work
@@ -257,6 +257,10 @@ class SqlStore(Access):
         # If a crash of the machine undoes a claim, its messages are due again: it need not wait for the disk.
         with self._write("claim messages", is_durable=False) as connection:
             return claims.claim(connection, self._now(), limit, lease)
+
+    def receive(self, arrivals: Sequence[Arrival], lease: float) -> Claim:
+        with self._write("receive messages") as connection:
+            return claims.receive(connection, self._now(), arrivals, lease)
 
     def settle(
         self, token: str, settlements: Sequence[Settlement], *, transaction: Transaction | None = None

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from messagebus.delivery.entries import Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
+from messagebus.delivery.entries import Arrival, Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError
 from messagebus.messages import Message
@@ -201,6 +201,14 @@ class Store(Protocol):
         others with it.
 
         In a ``transaction``, that which settles the last ones perhaps, they are taken if it commits.
+        """
+        ...
+
+    def receive(self, arrivals: Sequence[Arrival], lease: float) -> Claim:
+        """Keep what an engine has brought, and take those of it that may be handled now, for ``lease`` seconds.
+
+        One whose id is in the store already is not stored again. Like `claim`, it passes over those whose key is held;
+        they wait here. When this returns the engine may forget them all.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
+from messagebus.delivery.carrier import Carrier, Intake
 from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
 from messagebus.delivery.lane import Lane, Writer
 from messagebus.delivery.retry import Retry
@@ -25,6 +26,8 @@ __all__ = ["Worker"]
 
 _PRUNE_EVERY: Final = 60.0
 _TICK: Final = 1.0
+_LOOKS: Final = 4
+"""How much oftener an idle worker looks into the inbox if it has to be told of what an engine brings as well."""
 
 
 class _GraceOverError(BaseException):
@@ -34,14 +37,20 @@ class _GraceOverError(BaseException):
 class Worker:
     """Handles the messages of a store: ``Worker(store, registry=registry).run()``.
 
+    With an engine, ``Worker(broker, inbox=store, registry=registry).run()``: what the engine brings goes into the
+    inbox, is handled from there, and is acknowledged to the engine when that is settled (laws B1 to B3). Events
+    sent in this service, and commands that it has no handler for, are published.
+
     Each handler of a message runs until it has succeeded once, or has failed for good; what it sends, and what it
     writes through `current_transaction`, is stored together with that (laws D2 to D6). Any number of workers may share
     a store. A message runs on the bus as it would in process, with the same overrides and records; what it leads to is
     stored, and handled in its turn.
 
     Args:
-        store: as `open_store` returns it.
+        store: as `open_store` returns it; or a broker, as `messagebus.brokers.connect` returns it.
         registry: of the handlers; by default that of the bus.
+        inbox: with a broker: the store for what it brings. Workers of one group share it: by it they know what was
+            handled before.
         bus: a class of buses. By default `AsyncMessageBus` if there is an async handler, else `MessageBus`.
         batch: so many messages are claimed at once at most; fewer while they take long.
         concurrency: so many messages are handled at the same time: in threads or, on the async bus, on one event loop.
@@ -61,9 +70,10 @@ class Worker:
 
     def __init__(  # noqa: PLR0913 - settings, each named where it is given
         self,
-        store: Store,
+        store: Store | Carrier,
         registry: Registry | None = None,
         *,
+        inbox: Store | None = None,
         bus: type[Bus] | None = None,
         batch: int = 100,
         concurrency: int = 1,
@@ -82,7 +92,8 @@ class Worker:
         self.is_async = issubclass(bus, AsyncMessageBus)
         _check_handlers(registry, is_async=self.is_async)
         made: Callable[..., Bus] = partial(bus, log_level=log_level, error_log_level=error_log_level, logger=logger)
-        self.rules = Rules(store, Reporting(registry, is_async=self.is_async), made, retry)
+        carrier, store = _parted(store, inbox)
+        self.rules = Rules(store, Reporting(registry, is_async=self.is_async), made, retry, carrier)
         self.batch, self.concurrency, self.lease, self.grace = batch, concurrency, lease, grace
         self.report, self.complain = _guarded(*logs.writers(log_level, error_log_level, logger))
         self.is_stopping = False
@@ -92,6 +103,8 @@ class Worker:
     def _reset(self, *, until_idle: bool, limit: int | None, time_limit: float | None) -> None:
         # Only lanes on one thread have to let each other finish; threads wait for one another in the store.
         shared = Writer() if self.is_async and self.rules.store.has_one_writer else None
+        carrier = self.rules.carrier
+        self.intake = None if carrier is None else Intake(carrier, self.rules.store)
         self._lanes = [Lane(self, shared or Writer()) for _ in range(self.concurrency)]
         self._idle: set[Lane] = set()
         self._settled = 0
@@ -119,7 +132,7 @@ class Worker:
         if self.report is not None:
             self.report(logs.WORKER_STARTED, concurrency=self.concurrency, batch=self.batch)
         try:
-            with self._signals(), self._kept():
+            with self._signals(), self._kept(), self._carried():
                 self._run()
         except _GraceOverError:
             for lane in self._lanes:
@@ -189,8 +202,12 @@ class Worker:
             steps.close()
 
     def _wait(self, seconds: float) -> None:
+        carrier = self.rules.carrier
         with suppress(MessageBusError):  # The next claim will tell.
-            self.rules.store.wait(seconds)
+            if carrier is not None and not self.rules.passes_all_on:
+                carrier.wait(seconds / _LOOKS)
+            else:
+                self.rules.store.wait(seconds)
         if self._end is not None and time.monotonic() >= self._end:
             self.is_stopping = True
 
@@ -259,6 +276,19 @@ class Worker:
             self.rules.store.prune(self.rules.store.retention)
 
     @contextmanager
+    def _carried(self) -> Generator[None, None, None]:
+        """Have messages brought by the engine, if there is one."""
+        carrier = self.rules.carrier
+        if carrier is None:
+            yield
+            return
+        carrier.begin(self.rules.registry.snapshot, ahead=self.batch * self.concurrency * 2, lease=self.lease)
+        try:
+            yield
+        finally:
+            carrier.end()
+
+    @contextmanager
     def _signals(self) -> Generator[None, None, None]:
         """Stop in good order on SIGTERM and SIGINT, if this is the thread that gets them."""
         if threading.current_thread() is not threading.main_thread():
@@ -288,6 +318,17 @@ class Worker:
         if not next(self._times_given_up):  # What gives the messages back must not be broken off as well.
             self._has_given_up = True
             raise _GraceOverError
+
+
+def _parted(store: Store | Carrier, inbox: Store | None) -> tuple[Carrier | None, Store]:
+    if isinstance(store, Carrier):
+        if inbox is None:
+            remedy = "Give it one: Worker(broker, inbox=open_store(...))."
+            raise ConfigurationError("work for a broker", "there is no inbox to keep its messages in", remedy)
+        return store, inbox
+    if inbox is not None:
+        raise ConfigurationError("give a store an inbox", "a store is one", "Leave inbox= out, or give a broker.")
+    return None, store
 
 
 def _leave_signals_to_the_main_thread() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 # Before they are imported: so that a law that is broken shows what it found.
-for _laws in ["laws", "sending", "claims", "settlements", "dead_letters", "keys", "waiting", "transactions", "results",
+for _laws in ["laws", "sending", "claims",
+              "arrivals", "settlements", "dead_letters", "keys", "waiting", "transactions", "results",
               "schedules", "retention"]:  # fmt: skip
     pytest.register_assert_rewrite(f"messagebus.testing.{_laws}")
 

@@ -1,5 +1,6 @@
 """The laws that every store keeps, as one class of tests for those who write stores."""
 
+from messagebus.testing.arrivals import ArrivalLaws
 from messagebus.testing.claims import ClaimLaws, LeaseLaws
 from messagebus.testing.dead_letters import DeadLetterLaws
 from messagebus.testing.keys import KeyLaws
@@ -15,7 +16,8 @@ __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    SendingLaws, DuplicateLaws, TransactionLaws, WorkLaws, ClaimLaws, LeaseLaws, SettlementLaws, DeadLetterLaws,
+    SendingLaws, DuplicateLaws, TransactionLaws, WorkLaws, ClaimLaws, LeaseLaws,
+    ArrivalLaws, SettlementLaws, DeadLetterLaws,
     KeyLaws, WaitingLaws, ResultLaws, HistoryLaws, ScheduleLaws, PruningLaws, RestartLaws,
 ):  # fmt: skip
     """Every law of the port, for a store to be held to: subclass it, and say how the store is opened.
