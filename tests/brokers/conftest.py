@@ -8,7 +8,7 @@ import pytest
 
 from messagebus.brokers import connect
 from tests import servers
-from tests.brokers.nursery import Nursery
+from tests.brokers.nursery import OPENED, Nursery
 
 STARTS = {
     "nats": servers.start_nats,
@@ -18,6 +18,14 @@ STARTS = {
 }
 PACKAGES = {"nats": "faststream.nats", "redis": "faststream.redis", "rabbitmq": "faststream.rabbit",
             "kafka": "faststream.kafka"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def stores_are_closed():
+    """Nothing is left open after a test."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,14 @@ LEASE = 2.0
 ATTEMPTS = 3
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 
+OPENED = []
+
+
+def opened(url):
+    """Open a store that is closed when the test is over."""
+    OPENED.append(open_store(url))
+    return OPENED[-1]
+
 
 def say(ledger, *words):
     """Append a line in one write, which the system keeps whole."""

@@ -12,10 +12,11 @@ import pytest
 
 from messagebus import Envelope, Registry, current_envelope
 from messagebus.brokers import Broker, BrokerUnavailableError, Relay, connect
-from messagebus.delivery import Retry, Worker, open_store
+from messagebus.delivery import Retry, Worker
 from messagebus.errors import ConfigurationError, UnwritableMessageError
 from messagebus.testing.shop import LOG_IN, Confirmation, OrderPlaced, PlaceOrder, orders
 from tests import servers
+from tests.brokers.nursery import opened
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 
@@ -23,7 +24,7 @@ QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 @pytest.fixture
 def inbox(tmp_path):
     """A store for what comes in."""
-    store = open_store(f"sqlite:///{tmp_path}/inbox.db")
+    store = opened(f"sqlite:///{tmp_path}/inbox.db")
     yield store
     store.close()
 
@@ -60,7 +61,7 @@ def test_what_is_sent_is_handled_once_and_acknowledged(open_broker, inbox, until
 
     with working(broker, inbox, registry):
         until(lambda: inbox.stats().finished == 4)
-    with working(broker, open_store("memory://"), registry):
+    with working(broker, opened("memory://"), registry):
         broker.send(PlaceOrder(order_id="last"))
         until(lambda: len(got) == 5)
 
@@ -85,7 +86,7 @@ def test_same_id_is_handled_once(open_broker, inbox, until):
 def test_event_reaches_each_group_once_and_its_own_too(open_broker, inbox, until, tmp_path):
     """[B3] A handler's event goes out when its command is settled, to every group that has subscribed."""
     here, there, broker = [], [], open_broker("shop")
-    second = open_store(f"sqlite:///{tmp_path}/second.db")
+    second = opened(f"sqlite:///{tmp_path}/second.db")
     shop = registry_of(
         place=lambda message: OrderPlaced(order_id=message.order_id),
         placed=lambda message: here.append((message.order_id, current_envelope().causation_id)),
@@ -109,7 +110,7 @@ def test_event_that_nobody_handles_here_is_published(open_broker, inbox, until):
     shop = registry_of(place=lambda message: OrderPlaced(order_id=message.order_id))
     billing = registry_of(placed=lambda message: got.append(message.order_id))
 
-    with working(home, open_store("memory://"), billing), working(open_broker("shop"), inbox, shop):
+    with working(home, opened("memory://"), billing), working(open_broker("shop"), inbox, shop):
         inbox.send(PlaceOrder(order_id="o-1"))
         until(lambda: got)
 
@@ -121,7 +122,7 @@ def test_command_sent_in_a_handler_goes_where_its_handler_is(open_broker, inbox,
     got = []
     away, home = open_broker("shop"), open_broker("billing")
     shop = registry_of(placed=lambda message: PlaceOrder(order_id=message.order_id))
-    other = open_store("memory://")
+    other = opened("memory://")
 
     with (
         working(home, other, registry_of(place=lambda message: got.append(message.order_id))),
@@ -135,7 +136,7 @@ def test_command_sent_in_a_handler_goes_where_its_handler_is(open_broker, inbox,
 
 def test_relay_empties_an_outbox(open_broker, inbox, until, tmp_path):
     """[B3] What a transaction has stored arrives, with its key, and nothing is left."""
-    outbox, got = open_store(f"sqlite:///{tmp_path}/outbox.db"), []
+    outbox, got = opened(f"sqlite:///{tmp_path}/outbox.db"), []
     broker = open_broker()
     registry = registry_of(
         place=lambda message: got.append((message.order_id, current_envelope().headers.get("partitionkey")))
@@ -328,7 +329,7 @@ def test_worker_needs_an_inbox():
     with pytest.raises(ConfigurationError, match="no inbox"):
         Worker(object.__new__(Broker))
     with pytest.raises(ConfigurationError, match="a store is one"):
-        Worker(open_store("memory://"), inbox=open_store("memory://"))
+        Worker(opened("memory://"), inbox=opened("memory://"))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from messagebus.delivery import open_store
 from messagebus.testing.shop import orders
+from tests.brokers import nursery
 
 SHOP = """
 from messagebus import handles
@@ -28,7 +28,7 @@ def test_relay_and_work(engines, tmp_path):
     """From a store through an engine into an inbox."""
     url = engines("nats").url
     (tmp_path / "shop.py").write_text(SHOP)
-    outbox = open_store(f"sqlite:///{tmp_path}/outbox.db")
+    outbox = nursery.opened(f"sqlite:///{tmp_path}/outbox.db")
     outbox.send_many(orders("o-1", "o-2"))
 
     relayed = run(tmp_path, "relay", "sqlite:///outbox.db", url, "--group", "web", "--until-idle")
@@ -37,13 +37,13 @@ def test_relay_and_work(engines, tmp_path):
     )
 
     assert (0, "", 0, "") == (relayed.returncode, relayed.stderr, worked.returncode, worked.stderr)
-    assert 2 == outbox.stats().finished == open_store(f"sqlite:///{tmp_path}/inbox.db").stats().finished
+    assert 2 == outbox.stats().finished == nursery.opened(f"sqlite:///{tmp_path}/inbox.db").stats().finished
 
 
 def test_engine_that_is_not_there_is_exit_code_one(tmp_path, engines):
     """And a sentence, without the password."""
     engines("nats")
-    open_store(f"sqlite:///{tmp_path}/outbox.db").send_many(orders("o-1"))
+    nursery.opened(f"sqlite:///{tmp_path}/outbox.db").send_many(orders("o-1"))
 
     done = run(tmp_path, "relay", "sqlite:///outbox.db", "redis://ann:canary@127.0.0.1:1", "--group", "web")
 

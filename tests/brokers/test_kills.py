@@ -6,9 +6,8 @@ from collections import Counter
 import pytest
 
 from messagebus.brokers import connect
-from messagebus.delivery import open_store
 from messagebus.testing.shop import orders
-from tests.brokers.nursery import ATTEMPTS, create_effects, effects, read, tries
+from tests.brokers.nursery import ATTEMPTS, create_effects, effects, opened, read, tries
 
 MESSAGES = 5_000
 POISON = [f"poison-{number}" for number in range(20)]
@@ -63,7 +62,7 @@ def test_relay_and_consumer_are_killed(name, engines, namespace, nursery, until,
     """[B3] Outbox, relay, engine, inbox: six kills, of relay and consumer in turn, and each effect is there once."""
     url, ledger = engines(name).url, str(tmp_path / "ledger")
     outbox, inbox = f"sqlite:///{tmp_path}/outbox.db", f"sqlite:///{tmp_path}/inbox.db"
-    store, source = create_effects(inbox), open_store(outbox)
+    store, source = create_effects(inbox), opened(outbox)
     wanted = [f"o-{number}" for number in range(MESSAGES)]
     roles = [("relay", {"outbox": outbox}), ("work", {"inbox": inbox, "ledger": ledger})]
     place = {"url": url, "namespace": namespace}

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from messagebus import Registry, handle_message
-from messagebus.delivery import Retry, Worker, open_store
+from messagebus.delivery import Retry, Worker
 from messagebus.testing.shop import CancelOrder, Confirmation, OrderPlaced, PlaceOrder
+from tests.brokers import nursery
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 
@@ -65,7 +66,7 @@ def test_on_a_store(store, until, tmp_path, request):
     """On one machine, and on a database that many share."""
     urls = {"memory": lambda: "memory://", "sqlite": lambda: f"sqlite:///{tmp_path}/bus.db",
             "postgres": lambda: request.getfixturevalue("postgres").fresh()}  # fmt: skip
-    shop, opened = Shop(), open_store(urls[store]())
+    shop, opened = Shop(), nursery.opened(urls[store]())
     for number in range(5):
         opened.send(PlaceOrder(order_id=f"o-{number}"))
 
@@ -78,7 +79,7 @@ def test_on_a_store(store, until, tmp_path, request):
 def test_on_an_engine(open_broker, until, tmp_path, engine, request):
     """The inbox on PostgreSQL for one of them."""
     place = request.getfixturevalue("postgres").fresh() if engine.name == "redis" else f"sqlite:///{tmp_path}/bus.db"
-    shop, inbox, broker = Shop(), open_store(place), open_broker("shop", partitions=1)
+    shop, inbox, broker = Shop(), nursery.opened(place), open_broker("shop", partitions=1)
     sent = [broker.send(PlaceOrder(order_id=f"o-{number}")) for number in range(5)]
 
     run(Worker(broker, shop.registry, inbox=inbox, retry=Retry(first=0.1), **QUIET), until, shop)
