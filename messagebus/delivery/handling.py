@@ -201,7 +201,8 @@ class _HandlerWork:
 
     def fail(self, error: BaseException) -> None:
         self._leave(error)
-        self.handling.has_exited = isinstance(error, SystemExit)
+        if isinstance(error, SystemExit):
+            self.handling.has_exited = True
         if isinstance(error, Exception):
             self.handling.failed[self.handler.name] = error, self.duration_ms
 

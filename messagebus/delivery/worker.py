@@ -208,6 +208,9 @@ class Worker:
                 carrier.wait(seconds / _LOOKS)
             else:
                 self.rules.store.wait(seconds)
+        self._watch_time()
+
+    def _watch_time(self) -> None:
         if self._end is not None and time.monotonic() >= self._end:
             self.is_stopping = True
 
@@ -267,9 +270,8 @@ class Worker:
             self.rules.store.extend(tokens, self.lease)
 
     def _tend(self) -> None:
+        self._watch_time()
         now = time.monotonic()
-        if self._end is not None and now >= self._end:
-            self.is_stopping = True
         self.rules.store.fire()
         if now - self._pruned_at > _PRUNE_EVERY or self._pruned_at == 0:
             self._pruned_at = now
