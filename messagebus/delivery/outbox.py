@@ -12,6 +12,7 @@ from messagebus.delivery.sqlite import driver
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
+from messagebus.telemetry import sends
 
 try:
     import sqlalchemy
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["send_in"]
 
 
+@sends("send")
 def send_in(
     session: "Session | scoped_session[Session] | sqlalchemy.Connection",
     message: Message,
