@@ -31,4 +31,4 @@ class AllocationView:
     def of_order(self, order_id: str) -> dict[str, str]:
         """Return the batch from which each article of the order comes."""
         with self._sessions() as session:
-            return {sku: batch for sku, batch in session.execute(_SELECT, {"order_id": order_id})}
+            return {row.sku: row.batch for row in session.execute(_SELECT, {"order_id": order_id})}

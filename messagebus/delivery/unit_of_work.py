@@ -8,7 +8,7 @@ from messagebus.errors import ConfigurationError, DispatchError
 from messagebus.messages import Command, Event
 
 try:
-    import sqlalchemy
+    from sqlalchemy import event
     from sqlalchemy.orm import Session
 except ImportError:
     remedy = "Install it: pip install 'pydantic-messagebus[sqlalchemy]'."
@@ -71,7 +71,7 @@ class UnitOfWork:
         for instance in self._session:
             self._see(self._session, instance)
         for moment in _MOMENTS:
-            sqlalchemy.event.listen(self._session, moment, self._see)
+            event.listen(self._session, moment, self._see)
         return self
 
     def __exit__(
@@ -82,7 +82,7 @@ class UnitOfWork:
             self.rollback()
         finally:
             for moment in _MOMENTS:
-                sqlalchemy.event.remove(session, moment, self._see)
+                event.remove(session, moment, self._see)
             self._seen.clear()
             self._session = None
             session.close()

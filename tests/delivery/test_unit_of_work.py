@@ -118,6 +118,17 @@ def test_each_commit_hands_out_what_is_new(sessions):
     assert ["lamp", "chair"] == skus(work.events)
 
 
+def test_next_block_begins_with_nothing(sessions):
+    """One unit of work may be used for many messages, one after another."""
+    work = UnitOfWork(sessions, Product)
+    for sku in ("lamp", "chair"):
+        with work:
+            work.session.get(Product, sku).sell()
+            work.commit()
+
+        assert [sku] == skus(work.events)
+
+
 def test_aggregates_come_into_a_session_in_many_ways(sessions):
     """Made, loaded, found by a query, merged, or there before; and what only recorded is not let go."""
     with sessions() as before:
