@@ -80,7 +80,7 @@ def test_rung_about_testing_is_a_file_of_tests():
     """What it shows is run by pytest as it stands."""
     done = run(["-m", "pytest", "-p", "no:cacheprovider", "-q", "examples/08_testing_your_application.py"])
 
-    assert (done.returncode, "5 passed" in done.stdout) == (0, True)
+    assert (done.returncode, "6 passed" in done.stdout) == (0, True)
 
 
 def test_every_order_in_the_file_is_confirmed():
