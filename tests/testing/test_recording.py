@@ -179,9 +179,7 @@ def test_other_statements_that_are_wrong_say_so(bus):
         bus.assert_returned(Confirmation, order_id="o-2")
     with pytest.raises(AssertionError, match=r"OrderPlaced\(\) was sent 1 times"):
         bus.assert_not_sent(OrderPlaced)
-    with pytest.raises(
-        AssertionError, match="(?s)No record 'command.handled' .*'message_type': 'SendEmail'"
-    ):
+    with pytest.raises(AssertionError, match=r"(?s)No record 'command.handled' .*'message_type': 'SendEmail'"):
         bus.assert_logged("command.handled", message_type="Nobody")
     with pytest.raises(TypeError, match=re.escape("has no field 'orderid'. Did you mean 'order_id'?")):
         bus.assert_sent(OrderPlaced, orderid="o-1")
