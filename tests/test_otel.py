@@ -791,8 +791,8 @@ def test_store_is_asked_once_for_all_figures(recorder, store):
     assert 2 == len(asked)
 
 
-def test_store_without_figures_is_left_out(recorder, registry):
-    """It is closed, or out of order; other figures are not concerned."""
+def test_store_without_figures_is_left_out(recorder, registry, caplog):
+    """It is closed, or out of order; other figures are not concerned, and there is no noise."""
     store = open_store("memory://")
     with instrument(store, **recorder.settings()):
         store.close()
@@ -800,6 +800,7 @@ def test_store_without_figures_is_left_out(recorder, registry):
         names = {name for name, *_ in recorder.points()}
 
     assert {"messaging.client.consumed.messages", "messaging.process.duration"} == names
+    assert [] == caplog.records
 
 
 # Records

@@ -132,7 +132,6 @@ def _carried(current: Envelope | None) -> Mapping[str, str]:
 
 def _joined(envelope: Envelope, headers: Mapping[str, str]) -> Envelope:
     """Return the envelope with these headers too; the one that was given may be used for other messages."""
-    envelope.identify()  # Both are of one message, and one id.
     joined = copy(envelope)
     joined.headers = {**envelope.headers, **headers}
     return joined
