@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from messagebus import logs, telemetry
+from messagebus import logs
 from messagebus.envelope import CURRENT, Envelope, traced
 from messagebus.errors import (
     AsyncHandlerError,
@@ -156,9 +156,6 @@ class Run:
             self._in_hand = None
         if envelope is not None:
             delivery.adopt(envelope)
-        watch = telemetry.current
-        if watch is not None:
-            watch.watch(self)
 
     @property
     def pending(self) -> list[Message]:

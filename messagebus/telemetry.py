@@ -1,4 +1,4 @@
-"""The hook for telemetry: who watches is told what goes on with messages. Nobody does unless asked; see `otel`."""
+"""The hook for telemetry: who watches is told what is sent and received. Nobody does unless asked; see `otel`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,10 +32,6 @@ class Known(Protocol):
 
 class Watch(Protocol):
     """Who watches. No method may raise, nor change what becomes of a message. Safe to use from any thread."""
-
-    def watch(self, run: Any) -> None:
-        """Take note of a run that has been prepared, by giving it a ``dispatch_message`` of its own."""
-        ...
 
     def headers(self) -> Mapping[str, str]:
         """Return the trace context that goes with a message that is sent here and now."""

@@ -70,8 +70,9 @@ def plain_row(message: Message, now: int, due: int, key: str | None = None, dedu
         _check_text("dedup key", dedup)
     current = CURRENT.get()
     correlation, cause = (None, None) if current is None else (current.correlation_id, current.id)
-    carried = _NO_HEADERS if current is None and telemetry.current is None else _carried(current)
-    headers = _written_headers(carried, is_event=Event in type(message).__mro__)
+    headers = _EVENT if Event in type(message).__mro__ else "{}"
+    if current is not None or telemetry.current is not None:
+        headers = _written_headers(_carried(current), is_event=headers is _EVENT)
     return (_new_id(now), type(message).__wire_name__, body, headers, key, dedup, correlation, cause, now, due)
 
 

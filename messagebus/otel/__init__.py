@@ -1,13 +1,16 @@
 """Telemetry by OpenTelemetry: spans and metrics of what goes on with messages, in every run, store and engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Final, Self
 
 from messagebus import logs, telemetry
-from messagebus.bus import AsyncMessageBus
+from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.store import Store
+from messagebus.dispatch import Run
 from messagebus.errors import ConfigurationError
+from messagebus.messages import Message
 
 try:
     from opentelemetry import metrics, trace
@@ -87,9 +90,7 @@ def instrument(
     """
     if telemetry.current is not None:
         raise ConfigurationError("turn telemetry on", "it is on already", "Call instrument() once, or stop() it first.")
-    instrumentation = Instrumentation(store, tracer_provider, meter_provider)
-    telemetry.current = instrumentation
-    return instrumentation
+    return Instrumentation(store, tracer_provider, meter_provider)
 
 
 class Instrumentation:
@@ -109,11 +110,14 @@ class Instrumentation:
         self._consumed = meter.create_counter(CONSUMED, "{message}", "Messages that were handled, or failed.")
         if store is not None:
             observe(meter, store, lambda: telemetry.current is self)
+        telemetry.current = self
+        _dispatch_by(self._watched(_DISPATCH), self._awatched(_ADISPATCH))
 
     def stop(self) -> None:
         """Turn telemetry off. Idempotent."""
         if telemetry.current is self:
             telemetry.current = None
+            _dispatch_by(_DISPATCH, _ADISPATCH)
 
     def __enter__(self) -> Self:
         return self
@@ -122,20 +126,6 @@ class Instrumentation:
         self.stop()
 
     # What the rest of the library calls; see `telemetry.Watch`
-
-    def watch(self, run: Any) -> None:
-        # No subclass overrides dispatch_message, and a run that nobody watches pays nothing.
-        dispatch, first = run.dispatch_message, run._in_hand
-
-        def watched(message: Any) -> None:
-            with self._handling(run, message, is_first=run._in_hand is first):
-                dispatch(message)
-
-        async def awatched(message: Any) -> None:
-            with self._handling(run, message, is_first=run._in_hand is first):
-                await dispatch(message)
-
-        run.__dict__["dispatch_message"] = awatched if isinstance(run, AsyncMessageBus) else watched
 
     def headers(self) -> Mapping[str, str]:
         carrier: dict[str, str] = {}
@@ -161,11 +151,27 @@ class Instrumentation:
         with suppress(Exception), Handling(self, SpanKind.CONSUMER, {**attributes, **ids_of(message)}, sender):
             raise error
 
-    def _handling(self, run: Any, message: Any, *, is_first: bool) -> AbstractContextManager[object]:
+    def _watched(self, dispatch: "_Dispatch") -> "_Dispatch":
+        @wraps(dispatch)
+        def dispatch_message(run: MessageBus, message: Message) -> None:
+            with self._handling(run, message):
+                dispatch(run, message)
+
+        return dispatch_message
+
+    def _awatched(self, dispatch: "_AsyncDispatch") -> "_AsyncDispatch":
+        @wraps(dispatch)
+        async def dispatch_message(run: AsyncMessageBus, message: Message) -> None:
+            with self._handling(run, message):
+                await dispatch(run, message)
+
+        return dispatch_message
+
+    def _handling(self, run: Run, message: Message) -> AbstractContextManager[object]:
         delivery = run._in_hand
         if delivery is None or delivery.message is not message:
             return nullcontext()  # The bus will refuse it.
-        return Dispatch(self, run, delivery, is_first=is_first)
+        return Dispatch(self, run, delivery, is_first=vars(run).setdefault(_FIRST, delivery) is delivery)
 
     def _count(self, seconds: float, attributes: Mapping[str, Any]) -> None:
         """Count a message that was handled, or failed."""
@@ -173,3 +179,19 @@ class Instrumentation:
         with reported():
             self._duration.record(seconds, counted)
             self._consumed.add(1, counted)
+
+
+# A run that nobody watches pays nothing, not even for a look whether somebody does: what dispatches its messages is
+# another method while somebody is watching. It is final, so that there are these two.
+
+_Dispatch = Callable[[MessageBus, Message], None]
+_AsyncDispatch = Callable[[AsyncMessageBus, Message], Awaitable[None]]
+_DISPATCH: Final[_Dispatch] = MessageBus.dispatch_message
+_ADISPATCH: Final[_AsyncDispatch] = AsyncMessageBus.dispatch_message
+_FIRST: Final = "_watched_first"
+"""The attribute of a run that is watched in which its first message is kept."""
+
+
+def _dispatch_by(dispatch: _Dispatch, adispatch: _AsyncDispatch) -> None:
+    for bus, method in ((MessageBus, dispatch), (AsyncMessageBus, adispatch)):
+        setattr(bus, "dispatch_message", method)  # noqa: B010 - to the type checkers it is final, as it is to users
