@@ -556,6 +556,17 @@ def test_envelope_keeps_the_trace_it_came_with(recorder, store):
     assert bare_id == second.id == bare.id
 
 
+def test_event_with_a_trace_is_still_an_event(recorder, store):
+    """What says so is kept beside the trace context, and is no header."""
+    with instrument(**recorder.settings()):
+        store.send(OrderPlaced(order_id="o-1"))
+        store.send_many([ORDER])
+
+    event, command = store.claim(2, 30).messages
+    assert (True, False) == (event.is_event, command.is_event)
+    assert {"traceparent"} == {*event.headers, *command.headers}
+
+
 def test_trace_goes_on_though_nobody_watches(store, registry):
     """A service in the middle without telemetry passes on what it got, in a store as in process."""
     seen = []
