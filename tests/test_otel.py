@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 from contextlib import suppress
 from typing import Annotated
@@ -756,7 +757,7 @@ def test_duration_is_what_the_handler_took(recorder, clock):
         for metric in data.resource_metrics[0].scope_metrics[0].metrics
         if metric.name == "messaging.process.duration"
     )
-    assert 0.03 <= point.sum < 5
+    assert 0.03 <= point.sum < 30
     assert (0.005, 10) == (point.explicit_bounds[0], point.explicit_bounds[-1])
 
 
@@ -818,17 +819,14 @@ def test_store_without_figures_is_left_out(recorder, registry, caplog):
 
 
 @EACH_BUS
-def test_records_carry_the_ids_of_the_span(recorder, registry, records, run):
+def test_records_carry_the_ids_of_the_span(recorder, registry, records, run, host_structlog):
     """The bus's own, and those that handlers write; and none when it is over."""
     registry.register(OrderPlaced, lambda event: structlog.get_logger().info("shipped"))
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
-                        logger_factory=structlog.PrintLoggerFactory(__import__("sys").stderr))  # fmt: skip
-    try:
-        with instrument(**recorder.settings()):
-            run(ORDER, registry, log_level="info")
-        run(OrderPlaced(order_id="o-2"), registry, log_level="info")
-    finally:
-        structlog.reset_defaults()
+    chain = [structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()]
+    host_structlog(processors=chain, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    with instrument(**recorder.settings()):
+        run(ORDER, registry, log_level="info")
+    run(OrderPlaced(order_id="o-2"), registry, log_level="info")
 
     placing, placed = (
         {"trace_id": f"{span.context.trace_id:032x}", "span_id": f"{span.context.span_id:016x}"}

@@ -46,6 +46,8 @@ def instrument(
 ) -> "Instrumentation":
     """Turn telemetry on for the whole process: each run, store, worker, relay and broker, until `stop` is called.
 
+    Once, where the application starts; for ``messagebus work TARGET`` that is the module named.
+
     Spans, named as ``handle shop.place_order``, for each time that a message is
 
     - dispatched: INTERNAL in process, CONSUMER in a worker; tried again, it has a span for each attempt;
