@@ -15,7 +15,7 @@ __all__ = ["document"]
 Schema = dict[str, Any]
 
 _SCHEMAS: Final = "#/components/schemas/"
-_TEXT: Final = {"type": "string", "minLength": 1, "maxLength": 1024}
+_TEXT: Final = {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[^\\u0000]*$"}
 _BINARY_MODE: Final = (
     "A CloudEvent may come in binary mode too: its attributes are headers (`ce-specversion`, `ce-id`, `ce-source`, "
     "`ce-type`, ...), the body is its data."
@@ -119,18 +119,21 @@ def _cloud_event(cls: type[Message], data: Schema, *, needs_data: bool) -> Schem
         "id": _TEXT,
         "source": _TEXT,
         "time": {"type": "string", "format": "date-time"},
-        "datacontenttype": {"type": "string", "examples": [JSON]},
+        "datacontenttype": {"type": "string", "pattern": "^[a-z]+/([a-z0-9.+-]+[+])?json *(;.*)?$"},
         "correlationid": _TEXT,
         "causationid": _TEXT,
-        "data_base64": {"type": "null"},
     }
     return {
         **wire_form,
         "title": f"{wire_name(cls)} as a CloudEvent",
         "properties": {**attributes, **wire_form["properties"]},
         "required": ["specversion", "id", "source", *wire_form["required"]],
-        "propertyNames": {"pattern": "^([a-z0-9]{1,64}|data_base64)$"},
-        "additionalProperties": {"type": ["string", "boolean", "integer", "null"]},
+        "propertyNames": {"pattern": "^[a-z0-9]{1,64}$"},
+        "additionalProperties": {
+            "type": ["string", "boolean", "integer", "null"],
+            "minimum": -(2**31),  # An integer of a CloudEvent has 32 bits.
+            "maximum": 2**31 - 1,
+        },
     }
 
 
