@@ -19,7 +19,7 @@ from messagebus.delivery import Store, StoreError
 from messagebus.errors import ConfigurationError, NoHandlerError, full_name
 from messagebus.http.openapi import document
 from messagebus.http.problems import Problem, answer_to
-from messagebus.http.reading import JSON, read_messages
+from messagebus.http.reading import JSON, limited, read_messages
 from messagebus.http.taking import Runs, Stores
 from messagebus.messages import Command, Event, Message, wire_name
 from messagebus.registry import MAX_BYTES, Registry
@@ -65,7 +65,7 @@ def create_app(  # noqa: PLR0913 - settings, each named where it is given
         store: as `messagebus.delivery.open_store` returns it; a worker handles what it holds.
         authenticate: called with each request but those of ``/healthz``, before its body is read; plain or async.
             What it returns decides: if that is false, None too, the answer is 401. It may raise Starlette's
-            HTTPException to say more, 403 for instance.
+            HTTPException to say more, 403 for instance, and read the body, for a signature.
         max_bytes: of a body, a batch in all. Of a larger one the rest is not read.
         bus: a class of buses; its overrides apply.
         log_level: as for `AsyncMessageBus`.
@@ -133,16 +133,16 @@ class _Service:
         return Starlette(routes=routes, exception_handlers=dict.fromkeys(answered, answer_to))
 
     async def take(self, request: Request) -> Response:
-        await self._admit(request)
-        arrived, is_batch = await read_messages(request, self._door, self._max_bytes)
+        request = await self._admitted(request)
+        arrived, is_batch = await read_messages(request, self._door)
         return await self._taking.take(arrived, _root(request), is_batch=is_batch)
 
     async def outcome(self, stores: Stores, request: Request) -> Response:
-        await self._admit(request)
+        await self._admitted(request)
         return await stores.outcome(request.path_params["id"])
 
     async def describe(self, request: Request) -> Response:
-        await self._admit(request)
+        await self._admitted(request)
         servers = [{"url": _root(request) or "/"}]
         return Response(dump_json({**self._document, "servers": servers}), media_type=JSON)
 
@@ -151,14 +151,15 @@ class _Service:
             await self._stores.look()
         return Response(dump_json({"status": "ok"}), media_type=JSON)
 
-    async def _admit(self, request: Request) -> None:
-        if self._authenticate is None:
-            return
-        verdict = self._authenticate(request)
+    async def _admitted(self, request: Request) -> Request:
+        """Return the request, if whoever sent it is let in; whoever reads its body finds it limited."""
+        request = limited(request, self._max_bytes)
+        verdict = True if self._authenticate is None else self._authenticate(request)
         if isawaitable(verdict):
             verdict = await verdict
         if not verdict:
             raise HTTPException(401)
+        return request
 
 
 def _root(request: Request) -> str:

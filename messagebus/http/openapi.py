@@ -114,14 +114,17 @@ def _wire_form(cls: type[Message], data: Schema, *, needs_data: bool) -> Schema:
 
 def _cloud_event(cls: type[Message], data: Schema, *, needs_data: bool) -> Schema:
     wire_form = _wire_form(cls, data, needs_data=needs_data)
-    attributes = {
+    optional: Schema = {
+        "time": {"format": "date-time"},
+        "datacontenttype": {"pattern": "^[a-z]+/([a-z0-9.+-]+[+])?json *(;.*)?$"},
+        "correlationid": _TEXT,
+        "causationid": _TEXT,
+    }
+    attributes: Schema = {
         "specversion": {"const": "1.0"},
         "id": _TEXT,
         "source": _TEXT,
-        "time": {"type": "string", "format": "date-time"},
-        "datacontenttype": {"type": "string", "pattern": "^[a-z]+/([a-z0-9.+-]+[+])?json *(;.*)?$"},
-        "correlationid": _TEXT,
-        "causationid": _TEXT,
+        **{name: {**schema, "type": ["string", "null"]} for name, schema in optional.items()},
     }
     return {
         **wire_form,

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
-from contextlib import aclosing
-from typing import Final
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
 from urllib.parse import unquote
 
 from pydantic_core import from_json
@@ -17,7 +16,7 @@ from messagebus.http.problems import Problem, refused
 from messagebus.messages import Message
 from messagebus.registry import Registry
 
-__all__ = ["BATCH", "EVENT", "JSON", "Arrived", "read_messages"]
+__all__ = ["BATCH", "EVENT", "JSON", "Arrived", "limited", "read_messages"]
 
 JSON: Final = "application/json"
 EVENT: Final = "application/cloudevents+json"
@@ -29,14 +28,35 @@ Arrived = tuple[Message, Envelope | None]
 _LONGEST_NUMBER: Final = 15
 
 
-async def read_messages(request: Request, door: Registry, max_bytes: int) -> tuple[list[Arrived], bool]:
+def limited(request: Request, max_bytes: int) -> Request:
+    """Return a request of whose body no more can be read than the limit, and what it takes to know that it is larger.
+
+    To read it raises a Problem then, whoever does.
+    """
+    declared = request.headers.get("content-length", "")
+    is_too_large = declared.isdecimal() and (len(declared) > _LONGEST_NUMBER or int(declared) > max_bytes)
+    size = 0
+
+    async def receive() -> MutableMapping[str, Any]:
+        nonlocal size
+        if not is_too_large:
+            event = await request.receive()
+            size += len(event.get("body", b""))
+            if size <= max_bytes:
+                return event
+        raise Problem(413, detail=f"A body may have {max_bytes:,} bytes.")
+
+    return Request(request.scope, receive)
+
+
+async def read_messages(request: Request, door: Registry) -> tuple[list[Arrived], bool]:
     """Return the messages of a request, and whether they are a batch: all are read, or none.
 
     Raises:
-        Problem: If the body is too large, in no form that is known, or one of the messages does not fit.
+        Problem: If the body is in no form that is known, or one of the messages does not fit.
     """
     mode, media = _mode_of(request)
-    body = await _body(request, max_bytes)
+    body = await request.body()
     trace = _trace(request.headers)
     if mode == "binary":
         return [_read(door, _event(request.headers, media, body), trace, is_event=True)], False
@@ -64,26 +84,6 @@ def _mode_of(request: Request) -> tuple[str, str]:
         return "structured", media
     accepted = f"{JSON}, {EVENT}, {BATCH}"
     raise Problem(415, detail=f"A body has to be one of {accepted}.", headers={"Accept": accepted})
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """Return the body; of one that is too large no more is read than it takes to know that."""
-    declared = request.headers.get("content-length", "")
-    size = 0
-    if declared.isdecimal():
-        size = int(declared) if len(declared) <= _LONGEST_NUMBER else max_bytes + 1
-    parts = []
-    async with aclosing(request.stream()) as stream:
-        if size <= max_bytes:
-            size = 0
-            async for part in stream:
-                parts.append(part)
-                size += len(part)
-                if size > max_bytes:
-                    break
-    if size > max_bytes:
-        raise Problem(413, detail=f"A body may have {max_bytes:,} bytes.")
-    return b"".join(parts)
 
 
 # Messages

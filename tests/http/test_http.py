@@ -1,6 +1,7 @@
 """Messages over HTTP: each form of a message in, over a real server, and every refusal; run, and stored."""
 
 import asyncio
+import hmac
 import json
 import logging
 import socket
@@ -672,6 +673,24 @@ def test_hook_may_say_more(serve, shop):
     assert "This account is closed." == forbidden.json()["detail"]
     assert (401, "about:blank") == problem(unauthorised)
     assert "Basic" == unauthorised.headers["www-authenticate"]
+
+
+async def signed(request):
+    digest = hmac.digest(b"key", await request.body(), "sha256").hex()
+    return hmac.compare_digest(digest, request.headers.get("x-signature", ""))
+
+
+def test_hook_may_read_the_body(serve, server, shop):
+    """Webhooks are signed; and the limit holds for whoever reads [L4]."""
+    client = serve(create_app(shop.registry, accept=[PlaceOrder], authenticate=signed, max_bytes=100, **QUIET))
+    body = to_json(PlaceOrder(order_id="o-1"))
+    signature = {"x-signature": hmac.digest(b"key", body, "sha256").hex()}
+
+    answers = [post(client, body, {**JSON, **signature}), post(client, body + b" ", {**JSON, **signature})]
+    too_large = exchange(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"65\r\n" + b" " * 101 + b"\r\n")
+
+    assert [200, 401] == [answer.status_code for answer in answers]
+    assert b"413" == too_large.split()[1]
 
 
 def test_hook_that_fails_lets_nobody_in(serve, shop):
