@@ -693,6 +693,14 @@ def test_hook_may_read_the_body(serve, server, shop):
     assert b"413" == too_large.split()[1]
 
 
+@pytest.mark.parametrize("verdict", [None, False, ""])
+def test_hook_that_does_not_say_yes_lets_nobody_in(serve, shop, verdict):
+    """Deny by default: one that forgets to return something too."""
+    client = serve(create_app(shop.registry, accept=[PlaceOrder], authenticate=lambda request: verdict, **QUIET))
+
+    assert (401, "about:blank") == problem(post(client, order()))
+
+
 def test_hook_that_fails_lets_nobody_in(serve, shop):
     """And what it says stays here."""
 
