@@ -9,10 +9,6 @@ import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
 import httpx
 
 from examples.fastapi_app.shop import registry

@@ -3,10 +3,9 @@
 import socket
 import threading
 
+import httpx
 import pytest
-
-httpx = pytest.importorskip("httpx")
-uvicorn = pytest.importorskip("uvicorn")
+import uvicorn
 
 
 class Served:

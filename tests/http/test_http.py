@@ -13,7 +13,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import pytest
+from cloudevents.core.bindings import http as sdk
+from cloudevents.core.v1.event import CloudEvent
 from pydantic import PositiveInt, SecretStr
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 
 from messagebus import (
     AsyncMessageBus,
@@ -29,14 +34,6 @@ from messagebus import (
     to_json,
 )
 from messagebus.delivery import Retry, Worker, open_store
-
-pytest.importorskip("starlette")
-from cloudevents.core.bindings import http as sdk
-from cloudevents.core.v1.event import CloudEvent
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.routing import Mount
-
 from messagebus.http import create_app
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}

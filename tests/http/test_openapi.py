@@ -3,16 +3,13 @@
 from typing import Annotated, Literal
 
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from pydantic import ConfigDict, Field, PositiveFloat
+from schemathesis import GenerationMode
 
 from messagebus import Command, Event, Private, Registry, ReturnMessage
 from messagebus.delivery import open_store
-
-pytest.importorskip("schemathesis")
-import schemathesis
-from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
-
 from messagebus.http import create_app
 
 CANARY = "canary-2b7c"
