@@ -41,21 +41,21 @@ class Runs:
     async def take(self, arrived: Sequence[Arrived], root: str, *, is_batch: bool) -> Response:  # noqa: ARG002
         results: list[bytes] = []
         for message, envelope in arrived:
-            result = await self._run(message, envelope or Envelope(message))
-            if isinstance(result, Problem):
+            try:
+                results.append(await self._run(message, envelope or Envelope(message)))
+            except Problem as problem:
                 if is_batch:
-                    result.members |= {"index": len(results), "results": [*map(from_json, results)]}
-                raise result
-            results.append(result)
+                    problem.members |= {"index": len(results), "results": [*map(from_json, results)]}
+                raise
             await asyncio.sleep(0)  # Between the messages of a large batch it is the turn of other requests.
         return Response(b"[%b]" % b",".join(results) if is_batch else results[0], media_type=JSON)
 
-    async def _run(self, message: Any, envelope: Envelope) -> bytes | Problem:
+    async def _run(self, message: Any, envelope: Envelope) -> bytes:
         bus = self._bus(message, envelope=envelope)
         try:
             returned = await bus()
         except Exception:  # noqa: BLE001 - the bus has recorded it; nobody outside should read what it says
-            return Problem(500, "handler-failed", message_id=envelope.id)
+            raise Problem(500, "handler-failed", message_id=envelope.id) from None
         return to_json(returned)
 
 
