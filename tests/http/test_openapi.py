@@ -81,7 +81,7 @@ def test_application_does_what_its_document_says(serve, application, mode):
     for operation in operations:
 
         @given(operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
+        @settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
         def check(case):
             case.call_and_validate()
 
