@@ -1,5 +1,6 @@
-"""[B5] One trace from the first sender through outbox, engine and inbox to the last handler (OpenTelemetry)."""
+"""[B5] One trace from an HTTP request through outbox, engine and inbox to the last handler (OpenTelemetry)."""
 
+import asyncio
 import threading
 
 import pytest
@@ -11,12 +12,17 @@ from messagebus.testing.shop import CancelOrder, OrderPlaced, PlaceOrder
 from tests.brokers import nursery
 
 pytest.importorskip("opentelemetry.sdk", reason="no SDK of OpenTelemetry here")
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
 
+import httpx
+from opentelemetry import propagate
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from messagebus.http import create_app
 from messagebus.otel import instrument
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
@@ -30,8 +36,17 @@ def engine(engines):
     return server
 
 
+async def post(app):
+    """Send a message to an ASGI application."""
+    headers = {}
+    propagate.inject(headers)
+    body = {"type": "shop.place_order", "data": {"order_id": "o-1"}}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+        assert 202 == (await client.post("/messages", json=body, headers=headers)).status_code
+
+
 def test_one_trace_through_an_engine(open_broker, until):
-    """A service that produces through an outbox, and one that handles and sends on, over the engine and back."""
+    """A service that puts requests into an outbox, and one that handles and sends on, over the engine and back."""
     exporter, provider, registry, done = InMemorySpanExporter(), TracerProvider(), Registry(), threading.Event()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     registry.register(PlaceOrder, lambda command: OrderPlaced(order_id=command.order_id))
@@ -41,8 +56,8 @@ def test_one_trace_through_an_engine(open_broker, until):
     worker = Worker(open_broker("billing"), registry, inbox=inbox, **QUIET)
 
     with instrument(tracer_provider=provider):
-        with provider.get_tracer("tests").start_as_current_span("GET /"):
-            outbox.send(PlaceOrder(order_id="o-1"))
+        with provider.get_tracer("tests").start_as_current_span("POST /messages"):
+            asyncio.run(post(create_app(accept=[PlaceOrder], store=outbox)))
         thread = threading.Thread(target=worker.run)
         thread.start()
         Relay(outbox, open_broker("shop"), **QUIET).run(until_idle=True)
@@ -55,7 +70,7 @@ def test_one_trace_through_an_engine(open_broker, until):
     shown = {name: (span.kind, span.attributes.get("messaging.system")) for name, span in spans.items()}
     producer, client, consumer = SpanKind.PRODUCER, SpanKind.CLIENT, SpanKind.CONSUMER
     assert {
-        "GET /": (SpanKind.INTERNAL, None),
+        "POST /messages": (SpanKind.INTERNAL, None),
         "send shop.place_order": (producer, "messagebus"),
         "publish shop.place_order": (client, "nats"),
         "handle shop.place_order": (consumer, "nats"),
@@ -66,7 +81,7 @@ def test_one_trace_through_an_engine(open_broker, until):
         "handle shop.cancel_order": (consumer, "messagebus"),
     } == shown
     assert 1 == len({span.context.trace_id for span in spans.values()})
-    for type, cause in [("place_order", "GET /"), ("order_placed", "handle shop.place_order"),
+    for type, cause in [("place_order", "POST /messages"), ("order_placed", "handle shop.place_order"),
                         ("cancel_order", "handle shop.order_placed")]:  # fmt: skip
         sent = spans[f"send shop.{type}"]
         assert spans[cause].context.span_id == sent.parent.span_id
