@@ -86,9 +86,6 @@ class Door:
             size = len(payload)
         if size > max_bytes:
             raise MessageTooLargeError(size, max_bytes)
-        return self._read_json(payload, size)
-
-    def _read_json(self, payload: Any, size: int) -> tuple[Message, Envelope | None]:
         if size > _MANY_MEMBERS or not self._is_exact:
             self._look_at(payload)
         return self._admit(self._validator.validate_json, payload)
@@ -164,7 +161,7 @@ class Door:
             payload = to_json(wire, inf_nan_mode="constants")
         if payload is None:
             raise InvalidMessageError(full_name(cls), (("", "its upcasters returned what has no JSON form"),))
-        return self._read_json(payload, len(payload))
+        return self.read_json(payload, len(payload))
 
     def _envelope(self, wire: dict[str, Any]) -> Envelope | None:
         message = wire["data"]
