@@ -19,6 +19,7 @@ from messagebus import (
     Envelope,
     Event,
     InvalidMessageError,
+    MessageBus,
     MessageClassError,
     NewerVersionError,
     Private,
@@ -33,6 +34,7 @@ from messagebus.brokers.wire import arrival, parcel_of_sending
 from messagebus.delivery import Worker, open_store
 from messagebus.delivery.sending import prepare
 from messagebus.envelope import new_id
+from messagebus.testing import RecordedStore
 
 QUIET: dict[str, Any] = {"log_level": "disabled", "error_log_level": "disabled"}
 CANARY = "canary-4111"
@@ -541,6 +543,20 @@ def test_newer_stored_message_is_kept_for_a_newer_program(store):
 
     assert ("messagebus.errors.NewerVersionError", to_json(message)) == (letter.failure.error, letter.body)
     assert b'[{"type":"Confirmation","data":{"text":"5 for o-1 in EUR"}}]' == store.result(sent)
+
+
+def test_store_of_users_tests_reads_older_versions():
+    """What it notes is what a worker would handle."""
+
+    class Bus(MessageBus):
+        registry = new_registry()
+
+    with closing(RecordedStore(Bus)) as recorded:
+        recorded.send(First.PlaceOrder(order="o-1", dozens=1))
+        returned = recorded.run_until_idle()
+
+        assert [Confirmation(text="12 for o-1 in EUR")] == returned
+        recorded.assert_sent(PlaceOrder, order_id="o-1", quantity=12)
 
 
 def test_dead_letter_can_be_mended_in_another_version(store):
