@@ -158,7 +158,7 @@ class Door:
             return self.read(wire)
         payload: bytes | None = None
         with suppress(Exception):  # Whatever a user's function put there.
-            payload = to_json(wire, inf_nan_mode="constants")
+            payload = to_json(wire)
         if payload is None:
             raise InvalidMessageError(full_name(cls), (("", "its upcasters returned what has no JSON form"),))
         return self.read_json(payload, len(payload))
