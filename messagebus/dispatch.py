@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from messagebus import logs
-from messagebus.envelope import CURRENT, Envelope
+from messagebus.envelope import CURRENT, Envelope, traced
 from messagebus.errors import (
     AsyncHandlerError,
     CascadeLimitError,
@@ -31,7 +31,6 @@ Initial = Command | Event | ReturnMessage
 # For so many messages before the limit their types are noted, to name those that repeat.
 _WATCHED = 1_000
 _NO_HEADERS: Mapping[str, str] = {}
-_TRACING = ("traceparent", "tracestate")
 
 # The stages of a delivery. One whose dispatch was broken off is dispatched again when the run goes on.
 _WAITING, IN_TURN, _SETTLED, _BROKEN_OFF = range(4)
@@ -56,7 +55,7 @@ class Delivery(Envelope):
         else:
             self.cause = parent.identify()
             self.correlation = parent.correlation or self.cause
-            self.headers = _traced(parent.headers) if parent.headers else _NO_HEADERS
+            self.headers = traced(parent.headers) if parent.headers else _NO_HEADERS
 
     def adopt(self, envelope: Envelope) -> None:
         """Take over what is known of the message from outside."""
@@ -73,11 +72,6 @@ class Delivery(Envelope):
         """Return the ids of the message, of its correlation and of its cause."""
         own, correlation, cause = self.identify().id, self.correlation, self.cause
         return own, own if correlation is None else correlation.id, None if cause is None else cause.id
-
-
-def _traced(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what a follow-up takes over: other attributes, such as the source, tell of the one message alone."""
-    return {name: headers[name] for name in _TRACING if name in headers}
 
 
 # Stands for the queue of a run until there is something to put into one.
@@ -98,6 +92,8 @@ class Run:
     return_messages: list[ReturnMessage]
     """What came back so far."""
 
+    _origin: str | None = None
+    """What the first message was received from: "messagebus" is a store, other names are of engines."""
     _activity: logs.Write | None = None
     _errors: logs.Write | None = None
     _scope: logs.Scope

@@ -15,7 +15,7 @@ from messagebus.errors import DispatchError, UnwritableMessageError, full_name
 from messagebus.messages import Message, to_json, wire_name
 from messagebus.shapes import VERSION
 
-__all__ = ["Envelope", "Identity", "current_envelope", "new_id"]
+__all__ = ["Envelope", "Identity", "current_envelope", "new_id", "traced"]
 
 # Ids have to be unique, not secret. With a generator of our own an application that seeds `random` repeats none.
 _random = random.Random()  # noqa: S311
@@ -134,6 +134,14 @@ class Envelope:
             why = "has an envelope with attributes that are none of a CloudEvent"
             raise UnwritableMessageError(full_name(type(self.message)), "", why) from None
         return written[:-1] + b"," + to_json(self.message)[1:]
+
+
+_TRACING: Final = ("traceparent", "tracestate")
+
+
+def traced(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what a follow-up takes over: other attributes, such as the source, tell of the one message alone."""
+    return {name: headers[name] for name in _TRACING if name in headers}
 
 
 CURRENT: Final[ContextVar[Envelope | None]] = ContextVar("messagebus", default=None)

@@ -29,6 +29,7 @@ from messagebus.errors import (
 )
 from messagebus.messages import Command, Event, Message
 from messagebus.registry import Snapshot
+from messagebus.telemetry import sends
 
 __all__ = ["Broker"]
 
@@ -68,6 +69,7 @@ class Broker(Carrier):
 
     # Sending
 
+    @sends("publish")
     def send(
         self,
         message: Message,
@@ -100,6 +102,7 @@ class Broker(Carrier):
         self._submit([parcel])[0].result()
         return parcel.id
 
+    @sends("publish")
     async def asend(
         self,
         message: Message,
@@ -118,6 +121,7 @@ class Broker(Carrier):
         await answer
         return parcel.id
 
+    @sends("publish", many=True)
     def send_many(
         self, messages: Iterable[Message], *, key: str | Callable[[Message], str | None] | None = None
     ) -> list[str]:

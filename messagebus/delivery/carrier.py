@@ -4,12 +4,15 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from messagebus import telemetry
 from messagebus.delivery.entries import RETURNED, Arrival, Claim, Outcome, Settlement, Stored
-from messagebus.delivery.handling import Desk, Handling, Rules, failure_of
+from messagebus.delivery.handling import Desk, Handling, Rules
+from messagebus.delivery.outcomes import failure_of
 from messagebus.delivery.store import Store
 from messagebus.errors import BrokerError
 from messagebus.messages import Event
@@ -155,10 +158,16 @@ class _Publication(Handling):
         self.bus: Any = self._await_confirmation if is_async else self._wait_for_confirmation
 
     def _wait_for_confirmation(self) -> None:
-        self.confirmed.result()
+        with self._watched():
+            self.confirmed.result()
 
     async def _await_confirmation(self) -> None:
-        await asyncio.wrap_future(self.confirmed)
+        with self._watched():
+            await asyncio.wrap_future(self.confirmed)
+
+    def _watched(self) -> AbstractContextManager[object]:
+        watch = telemetry.current
+        return nullcontext() if watch is None else watch.passing_on(self.stored, self.to)
 
     @property
     def is_given_back(self) -> bool:

@@ -1,29 +1,28 @@
 """One stored message and its handlers: what runs, what it sent and wrote, and what became of each."""
 
-import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from messagebus import logs
+from messagebus import logs, telemetry
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
+from messagebus.delivery.outcomes import failure_of
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.sending import prepare
 from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import Envelope
-from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError, full_name
+from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError
 from messagebus.messages import Message, to_json
 from messagebus.registry import Handler, Plan, Registry, Snapshot
-from messagebus.tracebacks import describe
 
 if TYPE_CHECKING:
     from messagebus.delivery.carrier import Carrier
 
-__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules", "failure_of"]
+__all__ = ["Bus", "Desk", "Handling", "Reporting", "Rules"]
 
 Bus = MessageBus | AsyncMessageBus
 
@@ -167,7 +166,7 @@ class _HandlerWork:
         bus: Any = self.handling.bus
         plan = bus._snapshot.get(type(result))
         if plan is not None and plan.handlers:  # One message: there is nothing to take apart, nor to look at.
-            self.sends.append(prepare(result))
+            self._keep(result)
             bus._count += 1
             return
         messages = bus._follow_ups(bus._in_hand, self.handler, result)
@@ -176,10 +175,16 @@ class _HandlerWork:
             if plan.is_return:
                 self.results.append(to_json(message))
             elif self._is_wanted(plan, type(message)):
-                self.sends.append(prepare(message))
+                self._keep(message)
             else:
                 self._note_unhandled(bus, message)
         bus._count += len(messages)
+
+    @telemetry.sends("send")
+    def _keep(self, message: Message) -> str:
+        """Have a message stored if the handler finishes; its id is not made before it is needed."""
+        self.sends.append(prepare(message))
+        return ""
 
     def _is_wanted(self, plan: Plan, cls: type) -> bool:
         """Say whether a message is to be stored: what nobody handles here, others may, if there is an engine."""
@@ -282,8 +287,12 @@ class Handling:
             self._message, _ = self.rules.registry.snapshot.door.read_json(stored.body, len(stored.body))
         except InvalidMessageError as error:
             self._note_dead("", stored.attempt, error)
+            watch = telemetry.current
+            if watch is not None:
+                watch.refused(stored, self._origin, error)
             return
         bus = self.rules.bus(self._message, registry=self.rules.registry, envelope=self._envelope(self._message))
+        bus._origin = self._origin
         delivery: Any = bus._in_hand
         handlers = self._handlers = delivery.plan.handlers
         if stored.outcomes or stored.attempt > self.rules.retry.attempts:
@@ -295,6 +304,12 @@ class Handling:
                 delivery.left = tuple(self._handlers)
                 delivery.plan = replace(delivery.plan, handlers=delivery.left)
         self.bus = bus
+
+    @property
+    def _origin(self) -> str:
+        """What the message was received from, for telemetry: an engine, if it came in by one."""
+        carrier = self.rules.carrier
+        return logs.NAME if carrier is None or "source" not in self.stored.headers else carrier.name
 
     def _envelope(self, message: Message) -> Envelope:
         stored, before = self.stored, 0
@@ -379,19 +394,3 @@ class Handling:
         # In whole milliseconds, as stores count: one that is due now must not come out as due a little later.
         due = int((self.rules.store.clock() + retry.wait(attempts)) * 1000) / 1000
         return Outcome(name, "retry", attempts, duration_ms, due, failure)
-
-
-_MAX_TEXT = 1_000
-
-
-def failure_of(error: Exception, message: Message | None) -> Failure:
-    """Return what a dead letter tells of an error: nothing that is private in the message."""
-    described: Mapping[str, Any] = describe(error, message)[0]
-    frames = described["frames"]
-    place = ""
-    if frames:
-        path = frames[-1]["filename"]
-        with suppress(ValueError):  # On another drive there is no path from here.
-            path = min(path, os.path.relpath(path), key=len)
-        place = f"{path}:{frames[-1]['lineno']}"
-    return Failure(full_name(type(error)), described["exc_value"][:_MAX_TEXT], place)

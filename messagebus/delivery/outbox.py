@@ -14,6 +14,7 @@ from messagebus.delivery.store import Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
+from messagebus.telemetry import sends
 
 try:
     import sqlalchemy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["send_in", "session_in"]
 
 
+@sends("send")
 def send_in(
     session: "Session | scoped_session[Session] | sqlalchemy.Connection",
     message: Message,

@@ -1,17 +1,21 @@
 """What became of the handlers of a message: as JSON in its row, and what follows for the message."""
 
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.entries import Failure, Outcome
-from messagebus.errors import StoreFileError
+from messagebus.errors import StoreFileError, full_name
+from messagebus.messages import Message
+from messagebus.tracebacks import describe
 
-__all__ = ["Fate", "clean", "fate_of", "pack", "read", "unpack"]
+__all__ = ["Fate", "clean", "failure_of", "fate_of", "pack", "read", "unpack"]
 
 Fate = tuple[int | None, int | None]
 """When the message is due, and when it was finished, in milliseconds: one of them at most."""
@@ -74,3 +78,19 @@ def fate_of(outcomes: Collection[Outcome], now: int, *, parks: bool) -> Fate:
     if parks and "dead" in states:
         return None, None
     return None, now
+
+
+_MAX_TEXT: Final = 1_000
+
+
+def failure_of(error: Exception, message: Message | None) -> Failure:
+    """Return what a dead letter tells of an error: nothing that is private in the message."""
+    described: Mapping[str, Any] = describe(error, message)[0]
+    frames = described["frames"]
+    place = ""
+    if frames:
+        path = frames[-1]["filename"]
+        with suppress(ValueError):  # On another drive there is no path from here.
+            path = min(path, os.path.relpath(path), key=len)
+        place = f"{path}:{frames[-1]['lineno']}"
+    return Failure(full_name(type(error)), described["exc_value"][:_MAX_TEXT], place)

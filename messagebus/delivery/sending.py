@@ -1,17 +1,19 @@
 """A message on its way into a store: what is checked, the envelope it gets, and the row it becomes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, Final
 
 from pydantic_core import to_json as dump_json
 
+from messagebus import telemetry
 from messagebus.delivery.connection import Row, Statements
 from messagebus.delivery.entries import Arrival, Sending
 from messagebus.delivery.outcomes import clean
 from messagebus.delivery.schema import ADD_MESSAGES, ADD_PLAIN
-from messagebus.envelope import CURRENT, Envelope, _random
+from messagebus.envelope import CURRENT, Envelope, _random, traced
 from messagebus.errors import (
     ConfigurationError,
     ConflictError,
@@ -71,6 +73,8 @@ def plain_row(message: Message, now: int, due: int, key: str | None = None, dedu
     current = CURRENT.get()
     correlation, cause = (None, None) if current is None else (current.correlation_id, current.id)
     headers = _EVENT if Event in type(message).__mro__ else "{}"
+    if current is not None or telemetry.current is not None:
+        headers = _written_headers(_carried(current), is_event=headers is _EVENT)
     return (_new_id(now), type(message).__wire_name__, body, headers, key, dedup, correlation, cause, now, due)
 
 
@@ -106,14 +110,34 @@ def prepare(
             _check_text(name, text)
     if envelope is None:
         current = CURRENT.get()
-        envelope = Envelope(message)
+        envelope = Envelope(message, headers=_carried(current))
         if current is not None:
             envelope.cause = current.identify()
             envelope.correlation = current.correlation or envelope.cause
     else:
         for name, text in _texts(envelope):
             _check_text(name, text)
+        watch = telemetry.current
+        if watch is not None and "traceparent" not in envelope.headers:
+            envelope = _joined(envelope, watch.headers())
     return Sending(envelope, body, delay, at, key, dedup)
+
+
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+def _carried(current: Envelope | None) -> Mapping[str, str]:
+    """Return the trace context of a message that is sent here and now: if nobody watches, that of the one in hand."""
+    watch = telemetry.current
+    headers = _NO_HEADERS if watch is None else watch.headers()
+    return headers if headers or current is None or not current.headers else traced(current.headers)
+
+
+def _joined(envelope: Envelope, headers: Mapping[str, str]) -> Envelope:
+    """Return the envelope with these headers too; the one that was given may be used for other messages."""
+    joined = copy(envelope)
+    joined.headers = {**envelope.headers, **headers}
+    return joined
 
 
 def _written(message: Message) -> bytes:
@@ -160,7 +184,7 @@ def row_of(sending: Sending, now: int) -> Row:
         identity._id,
         envelope.type,
         sending.body,
-        _headers(envelope),
+        _written_headers(envelope.headers, is_event=isinstance(envelope.message, Event)),
         sending.key,
         sending.dedup,
         correlation and correlation.id,
@@ -175,11 +199,10 @@ def _sent_at(seconds: float) -> int:
     return min(max(round(seconds * 1000), _EARLIEST), _LATEST)
 
 
-def _headers(envelope: Envelope) -> str:
-    is_event = isinstance(envelope.message, Event)
-    if not envelope.headers:
+def _written_headers(headers: Mapping[str, str], *, is_event: bool) -> str:
+    if not headers:
         return _EVENT if is_event else "{}"
-    return dump_json({**envelope.headers, "is_event": True} if is_event else dict(envelope.headers)).decode()
+    return dump_json({**headers, "is_event": True} if is_event else dict(headers)).decode()
 
 
 def row_of_arrival(arrival: Arrival, now: int) -> Row:

@@ -18,6 +18,7 @@ from messagebus.delivery.transaction import SqlTransaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConflictError, DispatchError, ResultTimeoutError
 from messagebus.messages import Message
+from messagebus.telemetry import sends
 
 __all__ = ["RETENTION", "TIMEOUT", "SqlStore"]
 
@@ -58,6 +59,7 @@ class SqlStore(Access):
 
     # Sending
 
+    @sends("send")
     def send(
         self,
         message: Message,
@@ -73,6 +75,7 @@ class SqlStore(Access):
             return _hand_over(work, prepare(message, delay=delay, at=at, key=key, dedup=dedup, envelope=envelope))
         return self._add([self._row(message, delay, at, key, dedup, envelope)])[0]
 
+    @sends("send")
     async def asend(
         self,
         message: Message,
@@ -89,6 +92,7 @@ class SqlStore(Access):
         row = self._row(message, delay, at, key, dedup, envelope)
         return await (self._group or self._start_group()).add(row)
 
+    @sends("send", many=True)
     def send_many(
         self,
         messages: Iterable[Message],

@@ -10,6 +10,7 @@ from messagebus.delivery.sending import add_all, prepare, row_of
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError
 from messagebus.messages import Message
+from messagebus.telemetry import sends
 
 __all__ = ["SqlTransaction"]
 
@@ -54,6 +55,7 @@ class SqlTransaction:
             self._depth -= 1
             connection.change(f"RELEASE SAVEPOINT {name}", {})
 
+    @sends("send")
     def send(
         self,
         message: Message,

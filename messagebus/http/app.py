@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from messagebus import logs
+from messagebus import logs, telemetry
 from messagebus.bus import AsyncMessageBus
 from messagebus.delivery import Store, StoreError
 from messagebus.errors import ConfigurationError, NoHandlerError, full_name
@@ -135,7 +135,8 @@ class _Service:
     async def take(self, request: Request) -> Response:
         request = await self._admitted(request)
         arrived, is_batch = await read_messages(request, self._door)
-        return await self._taking.take(arrived, _root(request), is_batch=is_batch)
+        with telemetry.within(request.headers):
+            return await self._taking.take(arrived, _root(request), is_batch=is_batch)
 
     async def outcome(self, stores: Stores, request: Request) -> Response:
         await self._admitted(request)

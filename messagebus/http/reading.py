@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 from starlette.requests import Request
 
+from messagebus import telemetry
 from messagebus.envelope import Envelope, Identity
 from messagebus.errors import InvalidMessageError
 from messagebus.http.problems import Problem, refused
@@ -135,7 +136,12 @@ _TRACESTATE: Final = re.compile("[ -~]{1,512}")
 
 
 def _trace(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the trace that a request belongs to. Source: W3C *Trace Context*."""
+    """Return the trace that a request belongs to, for its messages to continue. Source: W3C *Trace Context*.
+
+    If somebody watches they continue what is done with the request, which belongs to that trace; see `telemetry`.
+    """
+    if telemetry.current is not None:
+        return {}
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
     if not _TRACEPARENT.fullmatch(parent):
         return {}
