@@ -24,6 +24,7 @@ FLOORS = [
     ["messagebus"],
     ["messagebus.delivery"],
     ["messagebus.brokers"],
+    ["messagebus.documents"],
     ["messagebus.testing"],
     ["messagebus.cli"],
     ["messagebus.__main__"],
