@@ -2,6 +2,7 @@
 
 from messagebus.documents.asyncapi import asyncapi_document
 from messagebus.documents.compatibility import Break, breaking_changes
+from messagebus.documents.graph import message_graph
 from messagebus.documents.schema import json_schema
 
-__all__ = ["Break", "asyncapi_document", "breaking_changes", "json_schema"]
+__all__ = ["Break", "asyncapi_document", "breaking_changes", "json_schema", "message_graph"]

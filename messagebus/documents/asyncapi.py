@@ -47,6 +47,7 @@ def asyncapi_document(
         namespace: the first word of all names on the engine, as for `messagebus.brokers.connect`.
 
     Raises:
+        ConfigurationError: If no message is registered.
         MessageClassError: If a field of a message has no JSON Schema.
         DuplicateNameError: If two messages want one wire name.
 

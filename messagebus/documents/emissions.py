@@ -7,7 +7,7 @@ from functools import partial
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Never, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from messagebus.errors import DuplicateNameError, full_name
+from messagebus.errors import ConfigurationError, DuplicateNameError, full_name
 from messagebus.messages import Command, Event, Message, ReturnMessage, wire_name
 from messagebus.registry import Handler, Registry
 from messagebus.shapes import shape_of
@@ -42,9 +42,13 @@ def messages_of(registry: Registry) -> dict[str, type[Message]]:
     """Return the message classes of an application by wire name: those registered, and those that its handlers emit.
 
     Raises:
+        ConfigurationError: If there are none.
         DuplicateNameError: If two of them want one wire name.
     """
     names = dict(registry.snapshot.names)
+    if not names:
+        remedy = "Import what registers them; if the application has a registry of its own, write module:registry."
+        raise ConfigurationError("describe the messages", "none is registered", remedy)
     for handlers in registry.snapshot.handlers.values():
         for cls in [cls for handler in handlers for cls in emission_of(handler).classes]:
             other = names.setdefault(wire_name(cls), cls)

@@ -179,7 +179,7 @@ def compare_number(writer: Node, reader: Node, exact: float | None = None) -> It
         if is_integer:
             given = _whole(given, sign)
         if wanted is not None and (given is None or given < wanted):
-            yield _limit(name, _bound(writer, sign), _bound(reader, sign))
+            yield Finding("limit", name=name, writer=_bound(writer, sign), reader=_bound(reader, sign))
     step = reader.get("multipleOf")
     own = exact if exact is not None else writer.get("multipleOf", 1 if is_integer else None)
     if step is not None and (own is None or Fraction(str(own)) % Fraction(str(step))):
@@ -206,10 +206,12 @@ def _whole(bound: tuple[Fraction, bool] | None, sign: int) -> tuple[Fraction, bo
     return max((Fraction(floor(value) + 1 if is_open else ceil(value)), False), edge)
 
 
-def _bound(node: Node, sign: int) -> Any:
-    """Return a bound as it is written; that of 64 bits, which all integers have, is none."""
-    own = [node[key] for key in _KEYS[sign] if key in node and node[key] != _EDGES[sign]]
-    return own[0] if own else None
+def _bound(node: Node, sign: int) -> str:
+    """Return a bound in words; that of 64 bits, which all integers have, is none."""
+    closed, open = (node.get(key) for key in _KEYS[sign])
+    if open is not None:
+        return f"{'above' if sign > 0 else 'below'} {open}"
+    return "none" if closed in {None, _EDGES[sign]} else str(closed)
 
 
 def compare_sizes(writer: Node, reader: Node, *, is_closed: bool) -> Iterator[Finding]:

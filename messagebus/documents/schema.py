@@ -28,6 +28,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     default and no example is shown of them. What validators of your own refuse no JSON Schema can say.
 
     Raises:
+        ConfigurationError: If no message is registered.
         MessageClassError: If a field of a message has no JSON Schema.
         DuplicateNameError: If two messages want one wire name.
 
