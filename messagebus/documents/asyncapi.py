@@ -58,7 +58,7 @@ def asyncapi_document(
     >>> registry.register(PlaceOrder, lambda command: None)
     >>> document = asyncapi_document(registry, title="Shop")
     >>> document["channels"]["commands"]["address"], [*document["operations"]]
-    ('mb.command.{type}', ['receive.PlaceOrder'])
+    ('mb.command.{type}', ['receive_PlaceOrder'])
     """
     messages = messages_of(registry)
     keys = _keys(messages)
@@ -80,11 +80,11 @@ def asyncapi_document(
     }
 
 
-_NO_KEY: Final = re.compile(r"[^a-zA-Z0-9._-]")
+_NO_KEY: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def _keys(names: Iterable[str]) -> dict[str, str]:
-    """Return a key for each name, different ones, in the few letters that AsyncAPI allows."""
+    """Return a key for each name, different ones, in letters that every reader of AsyncAPI takes."""
     keys: dict[str, str] = {}
     for name in names:
         key = _NO_KEY.sub("_", name)
@@ -121,10 +121,10 @@ def _operations(registry: Registry, messages: Mapping[str, type[Message]], keys:
         sent |= dict.fromkeys(name for name, one in emitted.items() if not issubclass(one, ReturnMessage))
         if handlers:
             answers = [name for name, one in emitted.items() if issubclass(one, ReturnMessage)]
-            operations[f"receive.{keys[name]}"] = _operation("receive", [name], messages, keys) | (
+            operations[f"receive_{keys[name]}"] = _operation("receive", [name], messages, keys) | (
                 {"reply": _operation("", answers, messages, keys)} if answers else {}
             )
-    return operations | {f"send.{keys[name]}": _operation("send", [name], messages, keys) for name in sorted(sent)}
+    return operations | {f"send_{keys[name]}": _operation("send", [name], messages, keys) for name in sorted(sent)}
 
 
 def _operation(action: str, names: list[str], messages: Mapping[str, type[Message]], keys: Mapping[str, str]) -> Node:

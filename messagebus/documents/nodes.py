@@ -67,7 +67,7 @@ def is_sound(node: Any, defs: Mapping[str, Node]) -> bool:
     )
 
 
-_TYPES: Final = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+_TYPES: Final = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 
 def _list(value: Any) -> list[Any]:

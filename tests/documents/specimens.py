@@ -55,7 +55,9 @@ def limits_for(word: str) -> st.SearchStrategy[tuple]:
 
 @st.composite
 def kinds(draw: st.DrawFn, depth: int = 2) -> Kind:
-    words = SCALARS if depth == 0 else (*SCALARS, "int", "str", "list", "set", "tuple", "dict", "union", "model", "model")
+    words = (
+        SCALARS if depth == 0 else (*SCALARS, "int", "str", "list", "set", "tuple", "dict", "union", "model", "model")
+    )
     word = draw(st.sampled_from(words))
     below = kinds(depth=depth - 1)
     limits = draw(limits_for(word))
@@ -84,7 +86,9 @@ def models(draw: st.DrawFn, depth: int = 2) -> Kind:
 def changed(draw: st.DrawFn, kind: Kind) -> Kind:
     """Return a kind that differs from the given one in one place, or in none."""
     options = ["itself", "other", "optional"]
-    options += ["limits"] * (2 * bool(kind.limits)) + ["part"] * (3 * bool(kind.parts)) + ["field"] * (4 * bool(kind.fields))
+    options += (
+        ["limits"] * (2 * bool(kind.limits)) + ["part"] * (3 * bool(kind.parts)) + ["field"] * (4 * bool(kind.fields))
+    )
     options += ["extra", "new field"] * (kind.word == "model") + ["same"]
     match draw(st.sampled_from(options)):
         case "other":
@@ -203,7 +207,11 @@ def _values(kind: Kind) -> Any:
         case "tuple":
             return [[*row] for row in _rows([values_of(part) for part in kind.parts])]
         case "dict":
-            return [{}, *({"key": value} for value in values_of(kind.parts[0])), *({"one": v} for v in values_of(kind.parts[0]))]
+            return [
+                {},
+                *({"key": value} for value in values_of(kind.parts[0])),
+                *({"one": v} for v in values_of(kind.parts[0])),
+            ]
         case "union":
             return [value for part in kind.parts for value in values_of(part)]
         case "model":
@@ -220,8 +228,10 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 def _rows(columns: list[list[Any]]) -> Any:
-    return zip_longest(*columns, fillvalue=None) if not columns else (
-        tuple(column[min(row, len(column) - 1)] for column in columns) for row in range(max(map(len, columns)))
+    return (
+        zip_longest(*columns, fillvalue=None)
+        if not columns
+        else (tuple(column[min(row, len(column) - 1)] for column in columns) for row in range(max(map(len, columns))))
     )
 
 
