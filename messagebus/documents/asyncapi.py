@@ -10,6 +10,7 @@ from messagebus.documents.nodes import DEFS, Node, schemas_below
 from messagebus.documents.schema import definitions, kind_of
 from messagebus.messages import Message, ReturnMessage, wire_name
 from messagebus.registry import Registry
+from messagebus.shapes import VERSION
 
 __all__ = ["asyncapi_document"]
 
@@ -38,7 +39,7 @@ def asyncapi_document(
 
     There is a channel for commands, one for events and one for return messages, each with all its messages; the type of
     a message is the last part of the address, as an engine has it. Received is what has a handler; what is sent, and
-    what a command is answered with, is what the return annotations of handlers name.
+    what a command is answered with, is what the return annotations of handlers, and ``Command[Price]``, name.
 
     Args:
         registry: of the application.
@@ -117,7 +118,7 @@ def _operations(registry: Registry, messages: Mapping[str, type[Message]], keys:
     sent: dict[str, None] = {}
     for name, cls in messages.items():
         handlers = registry.snapshot[cls].handlers
-        emitted = {wire_name(one): one for handler in handlers for one in emission_of(handler).classes}
+        emitted = {wire_name(one): one for handler in handlers for one in emission_of(handler, cls).classes}
         sent |= dict.fromkeys(name for name, one in emitted.items() if not issubclass(one, ReturnMessage))
         if handlers:
             answers = [name for name, one in emitted.items() if issubclass(one, ReturnMessage)]
@@ -145,8 +146,13 @@ def _message(name: str, cls: type[Message], data: str) -> Node:
         "correlationId": {"location": "$message.payload#/correlationid"},
         "payload": {
             "type": "object",
-            "properties": {**deepcopy(dict(_ATTRIBUTES)), "type": {"const": name}, "data": {"$ref": data}},
-            "required": ["type", "data"],
+            "properties": {
+                **deepcopy(dict(_ATTRIBUTES)),
+                "type": {"const": name},
+                VERSION: {"const": cls.__version__},
+                "data": {"$ref": data},
+            },
+            "required": ["type", *([VERSION] if cls.__version__ > 1 else []), "data"],
         },
     }
 

@@ -33,6 +33,7 @@ def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Bre
     """Compare two documents of `messagebus.documents.json_schema`; return what breaks, by message and field.
 
     Where nothing is returned for a message, whatever fits its old schema fits the new one, and the other way round.
+    Where a message has a higher version than before, old messages are read by its upcasters, which are not looked into.
     What cannot be told by the schemas alone, as with a pattern that was rewritten, counts as a break. Validators of
     your own stand in no schema.
 
@@ -70,13 +71,17 @@ def _messages_in(document: Mapping[str, Any]) -> dict[str, Node]:
             wires, defs, is_one = [], {}, False
     for wire in wires if is_one else ():
         match wire:
-            case {"properties": {"type": {"const": str(name)}}} if name in defs:
+            case {"properties": {"type": {"const": str(name)}}} if _is_message(defs.get(name)):
                 found[name] = defs[name]
             case _:
                 is_one = False
     if not is_one:
         raise _refusal("it is no document of this command")
     return found
+
+
+def _is_message(node: Node | None) -> bool:
+    return node is not None and type(node.get("x-version", 1)) is int
 
 
 def _refusal(why: str) -> ConfigurationError:
@@ -116,10 +121,23 @@ def _changed(
             change = f"was of the kind {old.get('x-kind')}, and is of the kind {new.get('x-kind')}"
             yield Break(name, "", change, "old messages")
             yield Break(name, "", change, "old readers")
+        first, then = old.get("x-version", 1), new.get("x-version", 1)
+        if first != then:
+            yield from _renumbered(name, first, then)
+            continue
         for finding in onward.narrowed(old, new):
             yield Break(name, finding.field.removeprefix("."), _ONWARD[finding.kind](finding), "old messages")
         for finding in backward.narrowed(new, old):
             yield Break(name, finding.field.removeprefix("."), _BACKWARD[finding.kind](finding), "old readers")
+
+
+def _renumbered(name: str, first: int, then: int) -> Iterator[Break]:
+    """Tell what a new version breaks: upcasters read the older ones, and what is not updated keeps the newer ones."""
+    change = f"is version {then} now, and was version {first}"
+    if then < first:
+        yield Break(name, "", change, "old messages")
+    else:
+        yield Break(name, "", change, "old readers")
 
 
 _ONWARD: Final[Mapping[str, Callable[[Finding], str]]] = {

@@ -28,13 +28,16 @@ class Emission:
     """There may be others: there is no annotation, it cannot be resolved, or it says ``Message`` or less."""
 
 
-def emission_of(handler: Handler) -> Emission:
-    """Return what the return annotation of a handler says that it emits.
+def emission_of(handler: Handler, message_class: type[Message]) -> Emission:
+    """Return what the return annotation of a handler says that it emits, and the class of messages that it handles.
 
-    ``None``, a message class, unions and iterables of these are understood, sync and async, also as strings.
+    ``None``, a message class, unions and iterables of these are understood, sync and async, also as strings; and the
+    answer in ``class Quote(Command[Price])``.
     """
     classes: dict[type[Message], None] = {}
     is_unknown = not _collect(_annotation(handler.function), classes)
+    if issubclass(message_class, Command) and message_class.__answer__ not in _OPEN:
+        classes.setdefault(message_class.__answer__)
     return Emission((*classes,), is_unknown)
 
 
@@ -49,8 +52,8 @@ def messages_of(registry: Registry) -> dict[str, type[Message]]:
     if not names:
         remedy = "Import what registers them; if the application has a registry of its own, write module:registry."
         raise ConfigurationError("describe the messages", "none is registered", remedy)
-    for handlers in registry.snapshot.handlers.values():
-        for cls in [cls for handler in handlers for cls in emission_of(handler).classes]:
+    for handled, handlers in registry.snapshot.handlers.items():
+        for cls in [cls for handler in handlers for cls in emission_of(handler, handled).classes]:
             other = names.setdefault(wire_name(cls), cls)
             if other is not cls:
                 raise DuplicateNameError(wire_name(cls), full_name(other), full_name(cls))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from messagebus.documents.emissions import emission_of, messages_of
 from messagebus.documents.schema import kind_of
 from messagebus.errors import ConfigurationError
-from messagebus.messages import wire_name
+from messagebus.messages import Message, wire_name
 from messagebus.registry import Handler, Registry
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _graph(registry: Registry, flows: "list[Flow]") -> _Graph:
         handlers[name] = snapshot[cls].handlers
     for name, several in handlers.items():
         for handler in several:
-            _add_handler(graph, name, handler)
+            _add_handler(graph, name, handler, messages[name])
     for flow in flows:
         _add_flow(graph, flow, handlers.get(flow.cause, ()))
     return graph
@@ -96,13 +96,13 @@ def _kind(word: str) -> NodeKind:
     return "command" if word == "command" else "event" if word == "event" else "return"
 
 
-def _add_handler(graph: _Graph, name: str, handler: Handler) -> None:
+def _add_handler(graph: _Graph, name: str, handler: Handler, cls: type[Message]) -> None:
     key = "handler", handler.name
     graph.nodes[key] = "handler", handler.name
     graph.edges[("message", name), key] = _Edge()
-    emission = emission_of(handler)
-    for cls in emission.classes:
-        graph.edges[key, ("message", wire_name(cls))] = _Edge()
+    emission = emission_of(handler, cls)
+    for one in emission.classes:
+        graph.edges[key, ("message", wire_name(one))] = _Edge()
     if emission.is_unknown:
         unknown = "unknown", handler.name
         graph.nodes[unknown] = "unknown", "?"

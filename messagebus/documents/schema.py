@@ -12,7 +12,8 @@ from messagebus.documents.nodes import DEFS, Node, pointer, schemas_below
 from messagebus.errors import MessageClassError, full_name
 from messagebus.messages import Command, Event, Message
 from messagebus.registry import Registry
-from messagebus.shapes import _write_private
+from messagebus.shapes import VERSION, _write_private
+from messagebus.versions import refuse_gaps
 
 __all__ = ["DIALECT", "definitions", "json_schema", "kind_of"]
 
@@ -25,11 +26,13 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     Under ``$defs`` stand the data of each message by its wire name, and the models within them by their class names.
     The document as a whole accepts the wire form, ``{"type": ..., "data": {...}}``, of any of the messages: those that
     are registered, and those that the return annotations of handlers name. Private fields are marked ``writeOnly``; no
-    default and no example is shown of them. What validators of your own refuse no JSON Schema can say.
+    default and no example is shown of them. What validators of your own refuse no JSON Schema can say. Of a class that
+    has versions it is the latest; the older ones are read too, by their upcasters.
 
     Raises:
         ConfigurationError: If no message is registered.
         MessageClassError: If a field of a message has no JSON Schema.
+        UpcasterError: If an older version of a message could not be read.
         DuplicateNameError: If two messages want one wire name.
 
     >>> from messagebus import Command, Registry
@@ -41,8 +44,11 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     ['order_id']
     """
     messages = messages_of(registry)
+    snapshot = registry.snapshot
+    refuse_gaps(snapshot.names.values(), snapshot.upcasters)
     defs = definitions(messages)
-    return {"$schema": DIALECT, "oneOf": [_wire(name, defs) for name in messages], "$defs": defs}
+    wires = [_wire(name, defs[name], cls.__version__) for name, cls in messages.items()]
+    return {"$schema": DIALECT, "oneOf": wires, "$defs": defs}
 
 
 def kind_of(cls: type[Message]) -> str:
@@ -70,27 +76,34 @@ def definitions(messages: Mapping[str, type[Message]]) -> dict[str, Node]:
         _rename(node, names)
     _hide(defs)
     for name, cls in messages.items():
-        defs[name]["x-kind"] = kind_of(cls)
+        defs[name] |= {"x-kind": kind_of(cls), "x-version": cls.__version__}
     return dict(sorted(defs.items()))
 
 
-def _wire(name: str, defs: Mapping[str, Node]) -> Node:
+def _wire(name: str, node: Node, version: int) -> Node:
+    data = ["data"] if node.get("required") else []
+    # What says no version is of the first.
+    is_said = [VERSION] if version > 1 else []
     return {
         "type": "object",
-        "properties": {"type": {"const": name}, "data": {"$ref": pointer(name)}},
-        "required": ["type", "data"] if defs[name].get("required") else ["type"],
+        "properties": {"type": {"const": name}, VERSION: {"const": version}, "data": {"$ref": pointer(name)}},
+        "required": ["type", *is_said, *data],
     }
 
 
 def _without_schema(messages: Mapping[str, type[Message]]) -> MessageClassError:
     """Return the error of the first message that has no JSON Schema."""
-    for cls in messages.values():
-        try:
-            _Generator().generate(cls.__pydantic_core_schema__)
-        except PydanticInvalidForJsonSchema:
-            break
+    culprit = next(full_name(cls) for cls in messages.values() if not _has_schema(cls))
     remedy = "Give it one: Annotated[..., pydantic.WithJsonSchema({...})]."
-    return MessageClassError(f"describe {full_name(cls)}", "the type of a field has no JSON Schema", remedy)
+    return MessageClassError(f"describe {culprit}", "the type of a field has no JSON Schema", remedy)
+
+
+def _has_schema(cls: type[Message]) -> bool:
+    try:
+        _Generator().generate(cls.__pydantic_core_schema__)
+    except PydanticInvalidForJsonSchema:
+        return False
+    return True
 
 
 def _free(name: str, taken: set[str]) -> str:

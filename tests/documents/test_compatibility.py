@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, Json, StringConstraints, ValidationError, create_model
 from typing_extensions import TypedDict
 
-from messagebus import Command, ConfigurationError, Event, Private, Registry
+from messagebus import Command, ConfigurationError, Event, Private, Registry, UpcasterError
 from messagebus.documents import Break, breaking_changes, json_schema
 from tests.documents.specimens import changed, message_class_of, models, values_of
 
@@ -322,6 +322,43 @@ def test_command_that_becomes_an_event_breaks_both():
     ]
 
 
+def versioned(version: int, annotation: Any) -> dict[str, Any]:
+    """Return the document of a class of a version that reads all that are older."""
+    registry, cls = Registry(), order(annotation, version=version)
+    registry.register(cls)
+    for older in range(1, version):
+        registry.upcasts(cls, from_version=older)(lambda data: data)
+    found: dict[str, Any] = json.loads(json.dumps(json_schema(registry)))
+    return found
+
+
+def test_new_version_breaks_no_old_message():
+    """Upcasters read these, whatever changed; what is not updated keeps the new ones for later."""
+    changes = breaking_changes(versioned(1, str), versioned(3, int))
+
+    assert [Break("Order", "", "is version 3 now, and was version 1", NEW)] == changes
+
+
+def test_version_without_upcaster_has_no_document():
+    """The check fails before it compares."""
+    with pytest.raises(UpcasterError, match="no upcaster takes version 1"):
+        document(order(str, version=2))
+
+
+def test_version_that_is_lower_than_before_breaks_old_messages():
+    """They come from the future."""
+    changes = breaking_changes(versioned(2, str), versioned(1, str))
+
+    assert [Break("Order", "", "is version 1 now, and was version 2", OLD)] == changes
+
+
+def test_same_version_is_compared_as_ever():
+    """A number that was not raised excuses nothing."""
+    changes = breaking_changes(versioned(2, str), versioned(2, int))
+
+    assert [OLD, NEW] == [change.breaks for change in changes]
+
+
 def test_changes_come_in_the_order_of_messages_and_fields():
     """Whatever the order of registration; the same change once."""
     old = [order(Town, name=name) for name in ("B", "A")]
@@ -338,6 +375,7 @@ def test_changes_come_in_the_order_of_messages_and_fields():
 GARBAGE: list[Any] = [
     None, [], "text", {}, {"oneOf": [], "$defs": []}, {"oneOf": [{}], "$defs": {}},
     {"oneOf": [{"properties": {"type": {"const": "A"}}}], "$defs": {}},
+    {"oneOf": [{"properties": {"type": {"const": "A"}}}], "$defs": {"A": {"x-version": "2"}}},
     *({"oneOf": [], "$defs": {"A": node}} for node in [
         1, {"properties": []}, {"properties": {"a": 1}}, {"required": "a"}, {"required": [1]}, {"minimum": "1"},
         {"multipleOf": 0}, {"anyOf": {}}, {"anyOf": [1]}, {"type": "thing"}, {"type": [[]]}, {"enum": 1},

@@ -44,7 +44,7 @@ BOTH = Emission((Placed, Answer))
 def emission(function: Callable[..., Any]) -> Emission:
     registry = Registry()
     registry.register(Ask, function)
-    return emission_of(registry.snapshot[Ask].handlers[0])
+    return emission_of(registry.snapshot[Ask].handlers[0], Ask)
 
 
 def returning(annotation: Any) -> Callable[..., Any]:
@@ -170,6 +170,17 @@ def test_annotation_of_a_parameter_need_not_be_known():
     def handler(command: "Nowhere") -> "Placed": ...  # noqa: F821
 
     assert Emission((Placed,)) == emission(handler)
+
+
+def test_answer_of_a_command_is_emitted_whatever_the_annotation_says():
+    """``class Quote(Command[Answer])`` tells it already."""
+
+    class Quote(Command[Answer]): ...
+
+    registry = Registry()
+    registry.register(Quote, lambda command: Answer())
+
+    assert Emission((Answer,), is_unknown=True) == emission_of(registry.snapshot[Quote].handlers[0], Quote)
 
 
 def test_callable_in_c_is_unknown():

@@ -209,6 +209,25 @@ def test_message_without_fields_may_come_without_data():
     assert Draft202012Validator(json_schema(registry)).is_valid({"type": "Tick"})
 
 
+def test_message_of_a_later_version_says_its_version():
+    """As it is written; one of the first version need not say so."""
+
+    class Move(Command, version=2):
+        to: str
+
+    registry = Registry()
+    registry.register(Move)
+    registry.upcasts(Move, from_version=1)(lambda data: data)
+
+    document = json_schema(registry)
+
+    wire = json.loads(to_json(Move(to="a")))
+    assert 2 == wire["dataversion"] == document["$defs"]["Move"]["x-version"]
+    assert Draft202012Validator(document).is_valid(wire)
+    del wire["dataversion"]
+    assert not Draft202012Validator(document).is_valid(wire)
+
+
 # What is private
 
 Token = Annotated[str, Private]
