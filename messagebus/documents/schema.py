@@ -84,13 +84,17 @@ def _wire(name: str, defs: Mapping[str, Node]) -> Node:
 
 def _without_schema(messages: Mapping[str, type[Message]]) -> MessageClassError:
     """Return the error of the first message that has no JSON Schema."""
-    for cls in messages.values():
-        try:
-            _Generator().generate(cls.__pydantic_core_schema__)
-        except PydanticInvalidForJsonSchema:
-            break
+    culprit = next(full_name(cls) for cls in messages.values() if not _has_schema(cls))
     remedy = "Give it one: Annotated[..., pydantic.WithJsonSchema({...})]."
-    return MessageClassError(f"describe {full_name(cls)}", "the type of a field has no JSON Schema", remedy)
+    return MessageClassError(f"describe {culprit}", "the type of a field has no JSON Schema", remedy)
+
+
+def _has_schema(cls: type[Message]) -> bool:
+    try:
+        _Generator().generate(cls.__pydantic_core_schema__)
+    except PydanticInvalidForJsonSchema:
+        return False
+    return True
 
 
 def _free(name: str, taken: set[str]) -> str:
