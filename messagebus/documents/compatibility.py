@@ -129,6 +129,8 @@ _ONWARD: Final[Mapping[str, Callable[[Finding], str]]] = {
     "optional": lambda _: "is required now",
     "type": lambda finding: f"no longer takes {finding.writer}",
     "limit": lambda finding: f"has {finding.name} {finding.reader} now, and had {finding.writer}",
+    "names": lambda _: "no longer takes fields of every name",
+    "other": lambda finding: f"has another {finding.name} now",
 }
 _BACKWARD: Final[Mapping[str, Callable[[Finding], str]]] = {
     "unknown": lambda _: "is new, and unknown fields were refused",
@@ -137,4 +139,6 @@ _BACKWARD: Final[Mapping[str, Callable[[Finding], str]]] = {
     "optional": lambda _: "is optional now, and was required",
     "type": lambda finding: f"takes {finding.writer} now",
     "limit": lambda finding: f"has {finding.name} {finding.writer} now, and had {finding.reader}",
+    "names": lambda _: "takes fields of more names now",
+    "other": lambda finding: f"has another {finding.name} now",
 }

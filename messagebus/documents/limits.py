@@ -15,7 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 Schema = Node | bool
-Kind = Literal["unknown", "open", "missing", "optional", "type", "limit"]
+Kind = Literal["unknown", "open", "missing", "optional", "type", "limit", "names", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,11 @@ class Finding:
     kind: Kind
     """``unknown``: a field that the reader does not know and refuses. ``open``: any such field. ``missing``: one that
     the reader wants and the writer has not. ``optional``: one that it may leave out. ``type``: values of another kind.
-    ``limit``: values beyond a limit of the reader's."""
+    ``limit``: values beyond a limit of the reader's. ``names``: fields of other names. ``other``: what a keyword says
+    that is not understood here."""
     field: str = ""
     name: str = ""
-    """Of the limit."""
+    """Of the limit, or the keyword."""
     writer: str = ""
     """Its limit, or what it writes and the reader does not take."""
     reader: str = ""

@@ -84,7 +84,7 @@ class Comparison:
         if not is_kind(kind, reader.get("type", kind)):
             return [Finding("type", writer=described(writer, [reader]))]
         odd = [key for key in reader.keys() & OPAQUE if not self._is_same(writer, reader, key)]
-        found = [Finding("limit", name=key, writer="another", reader="one") for key in sorted(odd)]
+        found = [Finding("other", name=key) for key in sorted(odd)]
         match kind:
             case "string":
                 found += compare_text(writer, reader)
@@ -160,7 +160,7 @@ class Comparison:
         fields = [name for name in writer.get("properties", {}) if not takes_name(wanted, name)]
         yield from (Finding("unknown", f".{name}") for name in fields)
         if not is_closed and wanted is not True and writer.get("propertyNames") != wanted:
-            yield Finding("limit", name="names", writer="others", reader="restricted")
+            yield Finding("names")
 
 
 class _Side:
