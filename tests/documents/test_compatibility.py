@@ -185,6 +185,7 @@ CHANGES = [
     (list[int], Annotated[list[int], Field(min_length=1)], "it has minItems 1 now, and had none", OLD, {"it": []}),
     (list[int], tuple[int, str], "it[1] no longer takes integer", OLD, {"it": [1, 1]}),
     (tuple[int, int], tuple[int, str], "it[1] no longer takes integer", OLD, {"it": [1, 1]}),
+    (tuple[int, int], list[str], "it[0] no longer takes integer", OLD, {"it": [1, 1]}),
     (dict[str, int], dict[str, str], "it.* no longer takes integer", OLD, {"it": {"a": 1}}),
     (dict[str, int], dict[int, int], "it no longer takes fields of every name", OLD, {"it": {"a": 1}}),
     (dict[str, int], Doc, "it may hold unknown fields, which are refused now", OLD, {"it": {"page": 1, "a": 1}}),
