@@ -353,15 +353,9 @@ def test_changes_come_in_the_order_of_messages_and_fields():
 
 def test_change_that_is_met_twice_is_told_once():
     """Each member of a union lacks the field."""
-    changes = breaking_changes(document(order(list[int] | dict[str, int])), document(order(list[str] | dict[str, str])))
+    changes = breaking_changes(document(order(Street | Alley)), document(order(Town)))
 
-    told = [(change.field, change.breaks) for change in changes]
-    assert [("it.*", OLD), ("it.*", NEW), ("it[]", OLD), ("it[]", NEW)] == told
-    assert [("it.town", OLD)] == [
-        (one.field, one.breaks)
-        for one in breaking_changes(document(order(Street | Alley)), document(order(Town)))
-        if one.field == "it.town" and one.breaks == OLD
-    ]
+    assert 1 == changes.count(Break("Order", "it.town", "is new and required", OLD))
 
 
 # Documents from outside
