@@ -99,6 +99,10 @@ class Street(BaseModel):
     street: str
 
 
+class Alley(BaseModel):
+    street: str
+
+
 class Town(BaseModel):
     street: str
     town: str
@@ -185,6 +189,7 @@ CHANGES = [
     (list[int], Annotated[list[int], Field(min_length=1)], "it has minItems 1 now, and had none", OLD, {"it": []}),
     (list[int], tuple[int, str], "it[1] no longer takes integer", OLD, {"it": [1, 1]}),
     (tuple[int, int], tuple[int, str], "it[1] no longer takes integer", OLD, {"it": [1, 1]}),
+    (tuple[int, int], list[str], "it[0] no longer takes integer", OLD, {"it": [1, 1]}),
     (dict[str, int], dict[str, str], "it.* no longer takes integer", OLD, {"it": {"a": 1}}),
     (dict[str, int], dict[int, int], "it no longer takes fields of every name", OLD, {"it": {"a": 1}}),
     (dict[str, int], Doc, "it may hold unknown fields, which are refused now", OLD, {"it": {"page": 1, "a": 1}}),
@@ -310,7 +315,7 @@ def test_new_message_breaks_nothing():
 
 def test_new_wire_name_breaks_both():
     """It is found by the class, or by its fields if that has another name too."""
-    for new in [_named("Order"), _named("Purchase")]:
+    for new in [_named("Order", str), _named("Purchase", int)]:
         changes = breaking_changes(document(order(int)), document(new))
 
         assert [
@@ -319,8 +324,9 @@ def test_new_wire_name_breaks_both():
         ] == changes
 
 
-def _named(class_name: str) -> Any:
-    return type(class_name, (Command,), {"__annotations__": {"it": int}, "__module__": __name__}, name="shop.order")
+def _named(class_name: str, annotation: Any) -> Any:
+    fields = {"__annotations__": {"it": annotation}, "__module__": __name__}
+    return type(class_name, (Command,), fields, name="shop.order")
 
 
 def test_command_that_becomes_an_event_breaks_both():
@@ -373,13 +379,20 @@ def test_same_version_is_compared_as_ever():
 
 
 def test_changes_come_in_the_order_of_messages_and_fields():
-    """Whatever the order of registration; the same change once."""
+    """Whatever the order of registration."""
     old = [order(Town, name=name) for name in ("B", "A")]
     new = [order(NO, name=name) for name in ("B", "A")]
 
     changes = breaking_changes(document(*old), document(*new))
 
     assert ["A", "A", "B", "B"] == [change.message for change in changes]
+
+
+def test_change_that_is_met_twice_is_told_once():
+    """Each member of a union lacks the field."""
+    changes = breaking_changes(document(order(Street | Alley)), document(order(Town)))
+
+    assert 1 == changes.count(Break("Order", "it.town", "is new and required", OLD))
 
 
 # Documents from outside
@@ -414,6 +427,20 @@ def test_definition_that_is_but_itself_takes_nothing():
     old["$defs"]["Round"] = {"anyOf": [{"$ref": "#/$defs/Round"}]}
 
     assert [NEW] == [change.breaks for change in breaking_changes(old, document(order(int)))]
+
+
+def test_what_was_only_taken_to_be_so_is_forgotten():
+    """First leads round in a circle to what is broken; Second enters the circle elsewhere, and is broken too."""
+    documents = [document(order(int, name="First"), order(int, name="Second")) for _ in range(2)]
+    for found, bad in zip(documents, ("integer", "string"), strict=True):
+        refs = {"First": "Ring", "Second": "Side", "Ring": "Heart", "Heart": "Side", "Side": "Ring"}
+        for name, to in refs.items():
+            found["$defs"][name] = {"type": "object", "properties": {"on": {"$ref": f"#/$defs/{to}"}}}
+        found["$defs"]["Heart"]["properties"]["bad"] = {"type": bad}
+
+    changes = breaking_changes(*documents)
+
+    assert {("First", "on.on.bad"), ("Second", "on.on.on.bad")} == {(one.message, one.field) for one in changes}
 
 
 def test_comparison_of_many_models_that_share_models_ends():
