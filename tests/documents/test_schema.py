@@ -236,6 +236,7 @@ Token = Annotated[str, Private]
 class Card(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": SECRET}]})
     number: Token = SECRET
+    either: Annotated[Literal["Qx7zKw9vJp3uHy5tGr1s", "b"], Private] = "b"
 
 
 class Vault(BaseModel):
