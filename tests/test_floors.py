@@ -23,7 +23,7 @@ FLOORS = [
     ["messagebus.bus"],
     ["messagebus"],
     ["messagebus.delivery"],
-    ["messagebus.brokers"],
+    ["messagebus.brokers", "messagebus.http"],
     ["messagebus.documents"],
     ["messagebus.testing"],
     ["messagebus.cli"],
