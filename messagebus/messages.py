@@ -65,7 +65,11 @@ class Message(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         json_schema = handler(schema)
-        properties = handler.resolve_ref_schema(json_schema).get("properties", {})
+        resolved = handler.resolve_ref_schema(json_schema)
+        properties = resolved.get("properties", {})
+        if shape_of(cls).private_fields:
+            for telling in ("examples", "example"):
+                resolved.pop(telling, None)
         for name, field in cls.model_fields.items():
             if name in shape_of(cls).private_fields:
                 for key in {name, field.alias} & properties.keys():

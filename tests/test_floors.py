@@ -25,7 +25,7 @@ FLOORS = [
     ["messagebus.ask"],
     ["messagebus"],
     ["messagebus.delivery"],
-    ["messagebus.brokers"],
+    ["messagebus.brokers", "messagebus.http"],
     ["messagebus.documents"],
     ["messagebus.testing"],
     ["messagebus.cli"],

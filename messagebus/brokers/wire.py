@@ -126,7 +126,10 @@ def _structured(body: bytes, headers: Mapping[str, Any]) -> bytes:
         if name.lower() in {"content-type", "content_type"}:
             attributes["datacontenttype"] = _text(value)
     written = dump_json(attributes)
-    return b'%b,"data":%b}' % (written[:-1], body) if body else written
+    if not body:
+        return written
+    from_json(body)  # What follows a value in it could stand for other attributes.
+    return b'%b,"data":%b}' % (written[:-1], body)
 
 
 def _readable(event: bytes, attributes: dict[str, Any], receipt: Any) -> Arrival:
