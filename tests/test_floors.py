@@ -27,6 +27,7 @@ FLOORS = [
     ["messagebus.delivery"],
     ["messagebus.brokers", "messagebus.http"],
     ["messagebus.otel"],
+    ["messagebus.documents"],
     ["messagebus.testing"],
     ["messagebus.cli"],
     ["messagebus.__main__"],

@@ -10,7 +10,21 @@ from importlib import metadata
 from typing import Any, NoReturn, TextIO
 
 from messagebus import InvalidMessageError, MessageBusError, UsageError
-from messagebus.cli import check, failed, handle, listing, relay, send, stats, tree, waiting, work
+from messagebus.cli import (
+    asyncapi,
+    check,
+    failed,
+    graph,
+    handle,
+    listing,
+    relay,
+    schema,
+    send,
+    stats,
+    tree,
+    waiting,
+    work,
+)
 
 __all__ = ["main"]
 
@@ -124,7 +138,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, dest=SUPPRESS, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (handle, listing, check, send, work, relay, stats, failed, waiting, tree):
+    for module in (handle, listing, check, schema, asyncapi, graph, send, work, relay, stats, failed, waiting, tree):
         command = commands.add_parser(
             module.NAME,
             help=module.SUMMARY,

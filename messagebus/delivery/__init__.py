@@ -11,6 +11,7 @@ from messagebus.delivery.entries import (
     Claim,
     DeadLetter,
     Failure,
+    Flow,
     Outcome,
     Schedule,
     Sending,
@@ -37,7 +38,7 @@ from messagebus.errors import (
 )
 
 __all__ = [
-    "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Outcome",
+    "Arrival", "Carrier", "Claim", "ConflictError", "DeadLetter", "DeliveryFailedError", "Failure", "Flow", "Outcome",
     "ResultTimeoutError", "Retry", "Schedule", "Sending", "Settlement", "Stats", "Step", "Store", "StoreBusyError",
     "StoreError", "StoreFileError", "StoreUnavailableError", "Stored", "Transaction", "Waiting", "Worker",
     "acurrent_transaction", "current_transaction", "open_store", "rehearse",

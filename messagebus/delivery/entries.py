@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 from messagebus.envelope import Envelope
 
 __all__ = [
-    "RETURNED", "Arrival", "Claim", "DeadLetter", "Failure", "Outcome", "Schedule", "Sending", "Settlement", "State",
-    "Stats", "Step", "Stored", "Waiting",
+    "RETURNED", "Arrival", "Claim", "DeadLetter", "Failure", "Flow", "Outcome", "Schedule", "Sending", "Settlement",
+    "State", "Stats", "Step", "Stored", "Waiting",
 ]  # fmt: skip
 
 RETURNED: Final = "@inbox"
@@ -171,6 +171,15 @@ class Step:
     sent_at: datetime
     finished_at: datetime | None
     outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How often messages of one type led to messages of another."""
+
+    cause: str
+    type: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """What a store knows: figures, results, what led to what, and what may be forgotten."""
 
-from typing import Final
+from collections import Counter
+from typing import Any, Final
+
+from pydantic_core import from_json
 
 from messagebus.delivery.connection import Connection
-from messagebus.delivery.entries import Stats, Step
+from messagebus.delivery.entries import Flow, Stats, Step
 from messagebus.delivery.outcomes import unpack
 from messagebus.delivery.sending import moment
 from messagebus.errors import DeliveryFailedError, ResultTimeoutError
 
-__all__ = ["prune", "result", "stats", "tree"]
+__all__ = ["flows", "prune", "result", "stats", "tree"]
 
 _STATS: Final = """
     SELECT
@@ -43,6 +46,12 @@ _RESULTS: Final = f"""
     {_BELOW} SELECT m.id, m.finished_at, m.results
     FROM below b JOIN mb_message m ON m.id = b.id
     ORDER BY CASE WHEN m.id = :id THEN 0 ELSE 1 END, m.finished_at, m.seq
+"""
+_FLOWS: Final = """
+    SELECT c.type, m.type, count(*) FROM mb_message m JOIN mb_message c ON c.id = m.causation_id GROUP BY c.type, m.type
+"""
+_LATEST_RESULTS: Final = """
+    SELECT type, results FROM mb_message WHERE results IS NOT NULL ORDER BY seq DESC LIMIT 10000
 """
 _PRUNE: Final = """
     DELETE FROM mb_message WHERE seq IN (
@@ -93,6 +102,19 @@ def tree(connection: Connection, message_id: str) -> list[Step]:
         )
         for id, type, causation_id, sent_at, finished_at, outcomes in connection.rows(_TREE, {"id": message_id})
     ]
+
+
+def flows(connection: Connection) -> list[Flow]:
+    """Count which type led to which; see `Store.flows`."""
+    counts = Counter({(cause, type): count for cause, type, count in connection.rows(_FLOWS)})
+    for cause, results in connection.rows(_LATEST_RESULTS):
+        counts.update((cause, type) for type in _types_in(bytes(results)))
+    return [Flow(cause, type, count) for (cause, type), count in sorted(counts.items())]
+
+
+def _types_in(results: bytes) -> list[str]:
+    returned: list[Any] = from_json(results)
+    return [one["type"] for one in returned if isinstance(one, dict) and isinstance(one.get("type"), str)]
 
 
 def prune(connection: Connection, before: int, limit: int) -> int:

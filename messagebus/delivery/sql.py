@@ -10,7 +10,18 @@ from typing import Any, Final, cast
 from messagebus.delivery import claims, history, letters, schedule
 from messagebus.delivery.access import Access
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.entries import Arrival, Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
+from messagebus.delivery.entries import (
+    Arrival,
+    Claim,
+    DeadLetter,
+    Flow,
+    Schedule,
+    Sending,
+    Settlement,
+    Stats,
+    Step,
+    Waiting,
+)
 from messagebus.delivery.group import Group
 from messagebus.delivery.sending import add, add_all, due_at, plain_row, prepare, row_of
 from messagebus.delivery.store import WORK, Transaction, Work
@@ -236,6 +247,10 @@ class SqlStore(Access):
     def tree(self, message_id: str) -> list[Step]:
         with self._read("tell what a message led to") as connection:
             return history.tree(connection, message_id)
+
+    def flows(self) -> list[Flow]:
+        with self._read("count what led to what") as connection:
+            return history.flows(connection)
 
     # Scheduling
 

@@ -6,7 +6,18 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from messagebus.delivery.entries import Arrival, Claim, DeadLetter, Schedule, Sending, Settlement, Stats, Step, Waiting
+from messagebus.delivery.entries import (
+    Arrival,
+    Claim,
+    DeadLetter,
+    Flow,
+    Schedule,
+    Sending,
+    Settlement,
+    Stats,
+    Step,
+    Waiting,
+)
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError
 from messagebus.messages import Message
@@ -179,6 +190,13 @@ class Store(Protocol):
 
     def tree(self, message_id: str) -> list[Step]:
         """Return the message and everything it led to, each after its cause, as long as the history is kept."""
+        ...
+
+    def flows(self) -> list[Flow]:
+        """Count which type led to which, as long as the history is kept; return messages by the latest 10,000 results.
+
+        By type of the cause, then by type.
+        """
         ...
 
     # Scheduling

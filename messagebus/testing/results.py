@@ -4,6 +4,7 @@ import pytest
 from pydantic_core import from_json
 
 from messagebus import Envelope, to_json
+from messagebus.delivery.entries import Flow
 from messagebus.delivery.store import Store
 from messagebus.errors import DeliveryFailedError, ResultTimeoutError
 from messagebus.testing.clock import Clock
@@ -175,6 +176,26 @@ class HistoryLaws(Laws):
         store.send(message, envelope=Envelope(message, id="b", causation_id="a"))
 
         assert ["a", "b"] == [step.id for step in store.tree("a")]
+
+    def test_types_that_led_to_types_are_counted(self, store: Store) -> None:
+        """[D12] Of follow-ups and of return messages; what nothing led to is in no count."""
+        for _ in range(2):
+            store.send(PlaceOrder(order_id="o-1"))
+            token, cause = take_one(store)
+            follow_up = sending(OrderPlaced(order_id="e-1"), cause)
+            end(store, token, cause, outcome(), sends=[follow_up], results=confirm("a", "b"))
+            finish(store)
+
+        assert [
+            Flow("shop.place_order", "shop.confirmation", 4),
+            Flow("shop.place_order", "shop.order_placed", 2),
+        ] == store.flows()
+
+    def test_nothing_led_to_nothing(self, store: Store) -> None:
+        """[D12] An empty history has no counts, and neither has one of messages that wait."""
+        assert [] == store.flows()
+        store.send(PlaceOrder(order_id="o-1"))
+        assert [] == store.flows()
 
     def test_unknown_message_has_no_history(self, store: Store) -> None:
         """[D12] Nothing is known, which is no error."""
