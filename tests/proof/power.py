@@ -24,7 +24,7 @@ SECTOR = 512
 
 def say(kind: str, what: str) -> None:
     """Write down, between the writes, what the application was told."""
-    os.write(int(os.environ["POWERLOSS_LOG"]), HEAD.pack(ord(kind), len(what), 0, 0) + what.encode())
+    os.write(int(os.environ["SHIM_LOG"]), HEAD.pack(ord(kind), len(what), 0, 0) + what.encode())
 
 
 def play(url: str) -> None:
@@ -51,7 +51,7 @@ def play(url: str) -> None:
 def record(folder: Path, library: Path) -> list[tuple[str, str, int, bytes]]:
     """Play in a process of its own, in an empty folder, and return everything that happened."""
     log = os.open(folder.with_suffix(".log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    hooks = {"LD_PRELOAD": str(library), "POWERLOSS_FOLDER": str(folder), "POWERLOSS_LOG": str(log)}
+    hooks = {"LD_PRELOAD": str(library), "SHIM_FOLDER": str(folder), "SHIM_LOG": str(log)}
     command = [sys.executable, __file__, f"sqlite:///{folder}/bus.db"]
     subprocess.run(command, env={**os.environ, **hooks}, pass_fds=[log], check=True)
     os.close(log)
