@@ -1,8 +1,8 @@
 """Producers and workers that are killed: what they say before they die, and what must be true of it all the same.
 
 They are killed (SIGKILL), told to end (SIGTERM), or made to stand still for up to two leases (SIGSTOP, SIGCONT), each
-by its pid and at a random moment. A run is a process of its own: ``python kills.py URL FOLDER KILLS PACE SEED`` prints
-its story as JSON. It forks its producers and workers, so that a life costs milliseconds.
+by its pid and at a random moment. A run is a process of its own: ``python -m tests.proof.kills URL FOLDER KILLS PACE
+SEED`` prints its story as JSON. It forks its producers and workers, so that a life costs milliseconds.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from messagebus import Registry, current_envelope, wire_name
 from messagebus.delivery import Settlement, Store, Stored, Worker, current_transaction, open_store
@@ -429,24 +430,25 @@ def out_of_order(starts: list[list[str]], keys: dict[str, str]) -> set[str]:
 # A run
 
 
-def run(url: str, folder: Path, kills: int, *, pace: int = 10, seed: int) -> dict[str, object]:
-    """Have everybody killed so often, in a process of its own, and return its story."""
-    command = [sys.executable, "-W", "error", __file__, url, str(folder), str(kills), str(pace), str(seed)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2])
-    story: dict[str, object] = json.loads(ended.stdout)
-    return story
-
-
 def prove(size: int, report: Callable[[str], None]) -> str:
     """Kill so often, on each store that is here."""
-    told = []
-    for engine, url in places.each():
+
+    def kill(url: str) -> str:
         with TemporaryDirectory() as folder:
-            story = run(url, Path(folder), size, pace=PACE, seed=random.randrange(2**32))
+            story = run(url, folder, size, pace=PACE if size >= LONG else 10)
         assert [] == story.pop("problems"), story
-        told.append(f"{engine}: " + ", ".join(f"{number:,} {name}" for name, number in story.items()))
-        report(told[-1])
-    return "; ".join(told) + "; 0 lost, 0 ghosts, 0 effects twice, 0 out of order, each duplicate explained"
+        return ", ".join(f"{number:,} {name}" for name, number in story.items())
+
+    return places.on_each(kill, report) + "; 0 lost, 0 ghosts, 0 effects twice, 0 out of order, all duplicates explained"
+
+
+def run(url: str, folder: str, kills: int, pace: int) -> dict[str, Any]:
+    """Have everybody killed so often, in a process of its own, and return its story."""
+    arguments = [url, folder, str(kills), str(pace), str(random.randrange(2**32))]
+    command = [sys.executable, "-W", "error", "-m", "tests.proof.kills", *arguments]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2])
+    story: dict[str, Any] = json.loads(ended.stdout)
+    return story
 
 
 if __name__ == "__main__":
