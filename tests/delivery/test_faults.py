@@ -1,6 +1,6 @@
 """Faults F32 to F54: each has a test named after it, on real files, servers and processes.
 
-Those that need a worker are in test_worker_faults.py, F32, F33 and F42 in test_kills.py, F34 in test_power.py.
+Those that need a worker are in test_worker_faults.py, F32, F33 and F42 in tests/proof/test_kills.py, F34 in test_power.py beside it.
 """
 
 import os
@@ -32,6 +32,7 @@ from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, dies, end, finish, outcome, sending, take, take_one
 from messagebus.testing.shop import OrderPlaced, PlaceOrder, order_ids, orders
 from tests import servers
+from tests.proof import shim
 
 
 def outputs(*processes):
@@ -72,31 +73,28 @@ def store(opened):
 
 
 @pytest.mark.parametrize(("error", "why"), [(28, "full"), (5, "disk failed"), (30, "")])
-def test_f35_disk_is_full_or_broken(start, tmp_path, library, error, why):
+def test_f35_disk_is_full_or_broken(start, tmp_path, error, why):
     """[D1] What could not be written was not accepted, and when it can be written again everything goes on."""
-    fault = tmp_path / "fault"
-    folder = tmp_path / "place"
-    folder.mkdir()
     script = """
-        store, fault = open_store(url), sys.argv[2]
+        from tests.proof import shim
+        store = open_store(url)
         accepted = [store.send(PlaceOrder(order_id="before"))]
-        with open(fault, "w") as file:
-            file.write(sys.argv[3])
+        shim.arm(shim.WRITE | shim.TRUNCATE | shim.SYNC, 1, shim.FOREVER, int(sys.argv[2]))
         refused = []
         for send in [store.send, lambda message: store.send_many([message] * 3)] * 3:
             try:
                 accepted.append(send(PlaceOrder(order_id="refused")))
             except StoreUnavailableError as error:
                 refused.append(str(error))
-        os.unlink(fault)
+        shim.disarm()
         accepted.append(store.send(PlaceOrder(order_id="after")))
         store.close()
         again = open_store(url)
         print(len(refused), accepted == [one.id for one in again.waiting()], refused[0])
     """
-    hooks = {"LD_PRELOAD": str(library), "POWERLOSS_FOLDER": str(folder), "POWERLOSS_FAIL": str(fault)}
 
-    (printed,) = outputs(start(script, f"sqlite:///{folder}/bus.db", str(fault), str(error), env=hooks))
+    with shim.loaded(tmp_path) as environment:
+        (printed,) = outputs(start(script, f"sqlite:///{tmp_path}/bus.db", str(error), env=environment))
 
     assert ["6", "True", "Cannot"] == printed.split()[:3]
     assert why in printed
@@ -610,7 +608,8 @@ def test_f54_pruned_file_does_not_grow(tmp_path, clock):
 
 def test_every_fault_has_a_test():
     """F44 needs a broker, to which an outbox is relayed."""
-    files = Path(__file__).parent.glob("test_*.py")
+    here = Path(__file__).parent
+    files = [*here.glob("test_*.py"), *here.with_name("proof").glob("test_*.py")]
     names = [name for file in files for name in re.findall(r"^def (test_f\d\w+)", file.read_text(), re.MULTILINE)]
     numbers = {int(number) for name in names for number in re.findall(r"(?<=_f)\d+", name)}
 

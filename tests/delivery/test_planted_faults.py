@@ -60,7 +60,7 @@ FAULTS = [
         "sqlite.py",
         '"PRAGMA synchronous = FULL"',
         '"PRAGMA synchronous = NORMAL"',
-        "test_power.py",
+        "../proof/test_power.py",
     ),
     # Transactions
     Fault(
@@ -89,7 +89,7 @@ FAULTS = [
         "claims.py",
         "    sends = [",
         "    connection.commit()\n    connection.begin()\n    sends = [",
-        "test_power.py",
+        "../proof/test_power.py",
     ),
     # Claims and leases
     Fault(
@@ -314,7 +314,7 @@ def suite(folder, *tests):
 def copy(tmp_path_factory):
     """A copy of what the tests of the delivery need."""
     folder = tmp_path_factory.mktemp("copy")
-    names = ["messagebus", "pyproject.toml", "tests/conftest.py", "tests/servers.py", "tests/delivery"]
+    names = ["messagebus", "pyproject.toml", "tests/conftest.py", "tests/servers.py", "tests/delivery", "tests/proof"]
     for name in names:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(exist_ok=True)

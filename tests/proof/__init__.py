@@ -9,5 +9,5 @@ A harness is a module of this package with
 """
 
 HARNESSES = (
-    "bus_model",
+    "bus_model", "kills", "power",
 )  # fmt: skip

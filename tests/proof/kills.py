@@ -439,7 +439,9 @@ def prove(size: int, report: Callable[[str], None]) -> str:
         assert [] == story.pop("problems"), story
         return ", ".join(f"{number:,} {name}" for name, number in story.items())
 
-    return places.on_each(kill, report) + "; 0 lost, 0 ghosts, 0 effects twice, 0 out of order, all duplicates explained"
+    return (
+        places.on_each(kill, report) + "; 0 lost, 0 ghosts, 0 effects twice, 0 out of order, all duplicates explained"
+    )
 
 
 def run(url: str, folder: str, kills: int, pace: int) -> dict[str, Any]:
