@@ -16,7 +16,7 @@ from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.carrier import Carrier, Intake
 from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
-from messagebus.delivery.lane import Lane, Writer
+from messagebus.delivery.lane import Lane, Pause, Writer
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import Store
 from messagebus.errors import AsyncHandlerError, ConfigurationError, HandlerError, MessageBusError, full_name
@@ -26,6 +26,7 @@ __all__ = ["Worker"]
 
 _PRUNE_EVERY: Final = 60.0
 _TICK: Final = 1.0
+_NAP: Final = 0.1
 _LOOKS: Final = 4
 """How much oftener an idle worker looks into the inbox if it has to be told of what an engine brings as well."""
 
@@ -202,6 +203,9 @@ class Worker:
             steps.close()
 
     def _wait(self, seconds: float) -> None:
+        if isinstance(seconds, Pause):
+            self._do_nothing(seconds)
+            return
         carrier = self.rules.carrier
         with suppress(MessageBusError):  # The next claim will tell.
             if carrier is not None and not self.rules.passes_all_on:
@@ -209,6 +213,15 @@ class Worker:
             else:
                 self.rules.store.wait(seconds)
         self._watch_time()
+
+    def _do_nothing(self, seconds: float) -> None:
+        """Let so much time pass; hardly any if the worker is to stop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _NAP))
+            self._watch_time()
+            if self.is_stopping:
+                return
 
     def _watch_time(self) -> None:
         if self._end is not None and time.monotonic() >= self._end:
