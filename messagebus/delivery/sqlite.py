@@ -1,6 +1,7 @@
 """A store in an SQLite file, beside the application's own tables if it likes, or in memory."""
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,11 +167,17 @@ class SqliteStore(SqlStore):
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
         super().__init__(clock, retention)
         try:
-            with self._read("open the store") as connection, self._alone("open the store"):
-                _prepare_file(cast("SqliteConnection", connection), self._path)
+            try:
+                self._prepare()
+            except StoreFileError:  # SQLite says of a page that it is damaged even if it only could not be read.
+                self._prepare()
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self) -> None:
+        with self._read("open the store") as connection, self._alone("open the store"):
+            _prepare_file(cast("SqliteConnection", connection), self._path)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
@@ -278,6 +285,9 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if os.path.getsize(path) <= _CHECKED_AT_OPEN:
         found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+        failed = re.search(r"error code=(\d+)", found)
+        if failed and int(failed[1]) & 0xFF == _FAILED:  # What cannot be read now need not be damaged.
+            raise StoreUnavailableError("open the store", f"{_UNAVAILABLE[_FAILED]} ({path})")
         if found != "ok":
             raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
     ours = {name for name in tables if name.startswith("mb_")}
@@ -329,12 +339,13 @@ def _unfit(path: str, why: str, remedy: str) -> StoreFileError:
 
 # Errors
 
+_FAILED: Final = 10
 _BUSY: Final = {5: "the database is locked by others", 6: "a table is locked by others"}
 _UNAVAILABLE: Final = {
     3: "access is denied",
     7: "memory is exhausted",
     8: "the file or its folder is read-only",
-    10: "the disk failed",
+    _FAILED: "the disk failed",
     13: "the disk is full",
     14: "the file cannot be opened",
     15: "the file's locks do not work",
