@@ -42,6 +42,8 @@ if has_wal_reset_bug(sqlite3.sqlite_version_info):
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
+_SHRUNK_AT_ONCE: Final = 256
+"""Pages; a file that has fewer is left as it is."""
 _SETTINGS: Final = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
@@ -236,6 +238,24 @@ class SqliteStore(SqlStore):
                     return Claim("", ())
         return super().claim(limit, lease, transaction=transaction)
 
+    def prune(self, older_than: float) -> int:
+        count = super().prune(older_than)
+        while self._has_too_much_room():
+            # A bit at a time, so that others are not kept from writing.
+            with self._write("shrink the file", is_durable=False) as connection:
+                cast("SqliteConnection", connection).raw.execute(
+                    f"PRAGMA incremental_vacuum({_SHRUNK_AT_ONCE})"
+                ).fetchall()
+        return count
+
+    def _has_too_much_room(self) -> bool:
+        """Say whether more than a third of the file is empty, which can be given back."""
+        with self._read("look for room") as connection:
+            raw = cast("SqliteConnection", connection).raw
+            names = ("auto_vacuum", "freelist_count", "page_count")
+            is_shrinkable, empty, pages = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return bool(is_shrinkable) and empty * 3 > pages and pages > _SHRUNK_AT_ONCE
+
     def close(self) -> None:
         super().close()
         if not self._file_lock.is_mine():
@@ -295,6 +315,8 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
         raise _newer(path, version)
     if ours:
         _check_tables(connection, ours, path)
+    elif not tables:  # Afterwards it would be too late.
+        raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:

@@ -286,9 +286,10 @@ class Worker:
         self._watch_time()
         now = time.monotonic()
         self.rules.store.fire()
-        if now - self._pruned_at > _PRUNE_EVERY or self._pruned_at == 0:
+        retention = self.rules.store.retention
+        if now - self._pruned_at > min(_PRUNE_EVERY, retention / 4) or self._pruned_at == 0:
             self._pruned_at = now
-            self.rules.store.prune(self.rules.store.retention)
+            self.rules.store.prune(retention)
 
     @contextmanager
     def _carried(self) -> Generator[None, None, None]:

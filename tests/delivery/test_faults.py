@@ -606,6 +606,23 @@ def test_f54_pruned_file_does_not_grow(tmp_path, clock):
     assert sizes[-1] <= 2 * sizes[2]
 
 
+def test_f54_file_shrinks_when_there_is_less_in_it(tmp_path, clock):
+    """[D12] After a busy day the disk is given back; what is left is whole."""
+    path = tmp_path / "bus.db"
+    store = open_store(f"sqlite:///{path}", clock=clock)
+    store.send_many(orders(*(f"{number:02000}" for number in range(2_000))))
+    claim = store.claim(2_000, LEASE)
+    store.settle(claim.token, [Settlement(message.seq, [outcome()]) for message in claim.messages])
+    store.send_many(orders("o-1", "o-2"))
+    clock.advance(60)
+
+    store.prune(30)
+
+    store.close()
+    assert path.stat().st_size < 2**21
+    assert ["o-1", "o-2"] == order_ids(take(open_store(f"sqlite:///{path}", clock=clock)))
+
+
 def test_every_fault_has_a_test():
     """F44 needs a broker, to which an outbox is relayed."""
     here = Path(__file__).parent
