@@ -315,7 +315,9 @@ def main(folder: Path, size: int) -> dict[str, Any]:
                 result["faults"] += 1
                 result["problems"] += [f"{fault.name}, call {number} and {times - 1} more: {one}" for one in found]
             result["refused"] += said.total()
-            result["figures"].append(f"{fault.name}: {len(range(1, number, step))} of {number - 1} calls, {times} times")
+            result["figures"].append(
+                f"{fault.name}: {len(range(1, number, step))} of {number - 1} calls, {times} times"
+            )
         if fault.error:  # What is not read in the end is no trouble of the disk.
             result["problems"] += [f"{fault.name}, for a while: {one}" for one in outlast(fault, folder)]
     return result

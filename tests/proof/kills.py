@@ -97,7 +97,8 @@ def work(store: Store, ledger: Ledger, *, until_idle: bool = False) -> None:
 
     registry.register(PlaceOrder, handle)
     registry.register(OrderPlaced, handle)
-    worker = Worker(store, registry, batch=BATCH, lease=LEASE, log_level="disabled")
+    quiet = {"log_level": "disabled", "error_log_level": "disabled"}  # That a lease is lost is no error here.
+    worker = Worker(store, registry, batch=BATCH, lease=LEASE, **quiet)
     worker.run(until_idle=until_idle)
     while until_idle and not is_idle(store):
         store.wait(0.05)  # For the leases of those who were killed.
@@ -184,6 +185,7 @@ class Killer:
         self.failed: list[str] = []
         self.names = count()
         self.done: Counter[str] = Counter()
+        self.settings: dict[str, Any] = {}
 
     def start(self, role: Callable[[Store, Ledger], None]) -> int:
         """Fork a process that opens the store and plays its role."""
@@ -197,7 +199,7 @@ class Killer:
             errors = os.open(self.folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(errors, 2)
             self.ledger.life = life.name
-            store = open_store(self.url)
+            store = open_store(self.url, **self.settings)
             role(store, self.ledger)
             store.close()
             code = 0
@@ -436,7 +438,8 @@ def prove(size: int, report: Callable[[str], None]) -> str:
     def kill(url: str) -> str:
         with TemporaryDirectory() as folder:
             story = run(url, folder, size, pace=PACE if size >= LONG else 10)
-        assert [] == story.pop("problems"), story
+        problems = story.pop("problems")
+        assert [] == problems, f"{problems} {story}"
         return ", ".join(f"{number:,} {name}" for name, number in story.items())
 
     return (
