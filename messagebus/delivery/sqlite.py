@@ -304,12 +304,7 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     application, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if os.path.getsize(path) <= _CHECKED_AT_OPEN:
-        found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
-        failed = re.search(r"error code=(\d+)", found)
-        if failed and int(failed[1]) & 0xFF == _FAILED:  # What cannot be read now need not be damaged.
-            raise StoreUnavailableError("open the store", f"{_UNAVAILABLE[_FAILED]} ({path})")
-        if found != "ok":
-            raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+        _check_pages(raw, path)
     ours = {name for name in tables if name.startswith("mb_")}
     if application == APPLICATION_ID and version > VERSION:
         raise _newer(path, version)
@@ -321,6 +316,15 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
         raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
+
+
+def _check_pages(raw: Any, path: str) -> None:
+    found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+    failed = re.search(r"error code=(\d+)", found)
+    if failed and int(failed[1]) & 0xFF == _FAILED:  # What cannot be read now need not be damaged.
+        raise StoreUnavailableError("open the store", f"{_UNAVAILABLE[_FAILED]} ({path})")
+    if found != "ok":
+        raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
 
 
 def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:

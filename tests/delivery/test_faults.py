@@ -1,6 +1,7 @@
 """Faults F32 to F54: each has a test named after it, on real files, servers and processes.
 
-Those that need a worker are in test_worker_faults.py, F32, F33 and F42 in tests/proof/test_kills.py, F34 in test_power.py beside it.
+Those that need a worker are in test_worker_faults.py; in tests/proof/ are F32, F33 and F42 (test_kills.py), and F34
+(test_power.py).
 """
 
 import os

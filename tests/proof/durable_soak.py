@@ -1,4 +1,4 @@
-"""Durable load for a long time, with faults: nothing is lost, memory stays flat, and the file as small as what it holds.
+"""Durable load for a long time, with faults: nothing is lost, memory stays flat, the file is as small as its content.
 
 Two producers and three workers share a file. Of the messages some fail at first and some take long; every few seconds
 a producer or a worker is killed, but for one of each, which live through it all and are measured. What is handled is
@@ -45,7 +45,7 @@ def prove(size: int, report: Callable[[str], None]) -> str:
         root = Path(__file__).parents[2]
         with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", cwd=root) as process:
             assert process.stdout is not None
-            *lines, last = (report_all(line, report) for line in process.stdout)
+            *_, last = (report_all(line, report) for line in process.stdout)
         assert process.returncode == 0, last
     story = json.loads(last)
     problems = story.pop("problems")

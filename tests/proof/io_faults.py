@@ -1,8 +1,8 @@
 """Calls to the system that fail below SQLite: the first, the second, the third, until a whole life goes by without.
 
-Each of them fails once, or from then on until the life is over (locks: five times in a row). After that the store is opened again, and what it said
-must be true. ``python -m tests.proof.io_faults FOLDER SIZE`` is the process that is watched; it prints what it found. Without
-arguments it is one whose records go where nothing can be written.
+Each of them fails once, or from then on until the life is over (locks: five times in a row). After that the store is
+opened again, and what it said must be true. ``python -m tests.proof.io_faults FOLDER SIZE`` is the process that is
+watched; it prints what it found. Without arguments it is one whose records go where nothing can be written.
 """
 
 import asyncio
