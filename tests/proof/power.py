@@ -30,8 +30,8 @@ HEAD = struct.Struct("4q")
 SECTOR = 512
 
 Event = tuple[str, str, int, bytes]
-"""A kind, a path (or what was told), an offset, and bytes. Of the kinds, a: accepted; f: finished; c: created; w: written;
-t: truncated; u: unlinked; s: synced."""
+"""A kind, a path (or what was told), an offset, bytes. Kinds: a, accepted; f, finished; c, created; w, written;
+t, truncated; u, unlinked; s, synced."""
 
 
 def prove(size: int, report: Callable[[str], None]) -> str:

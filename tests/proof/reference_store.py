@@ -178,6 +178,7 @@ class Book:
                 fates[handler] = ("dead", attempts, None) if attempts >= ATTEMPTS else ("retry", attempts, now + WAIT)
             else:
                 fates[handler] = ("done", attempts, None)
+                self.effects += [f"counted {row.uid}"] * (handler == COUNT)
                 if handler == PLACE:
                     self.effects.append(row.uid)
                     sends.append(Row(f"{row.uid}/e", "proof.bill", cause=row.uid, due=now))

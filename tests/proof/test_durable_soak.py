@@ -1,4 +1,4 @@
-"""Durable load with faults for a while: what a program that runs for months must not do, it does not even begin to do."""
+"""Durable load with faults for a while: what must not happen in months does not even begin."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Calls to the system that fail, one after another: what the store said stays true, and it says clearly what it cannot."""
+"""Calls to the system that fail, one after another: what the store said stays true, and the rest it refuses clearly."""
 
 from tests.proof import io_faults
 
