@@ -10,4 +10,5 @@ A harness is a module of this package with
 
 HARNESSES = (
     "bus_model",
+    "planted_faults",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import re
 from contextvars import ContextVar
 
 import hypothesis
-from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import HealthCheck, given, reject, settings
 from structlog.contextvars import get_contextvars
 
 from messagebus import AsyncMessageBus, Command, Event, MessageBus, Registry, ReturnMessage, current_envelope
@@ -450,7 +450,7 @@ def check(bus, examples, seed, runner, seen):
     options = {"deadline": None, "database": None, "suppress_health_check": quiet}
 
     @hypothesis.seed(seed)
-    @settings(max_examples=examples, phases=[Phase.generate, Phase.shrink], **options)
+    @settings(max_examples=examples, **options)
     @given(graphs(bus))
     def holds(graph):
         seen.append(compare(graph, runner, bus))
