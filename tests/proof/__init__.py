@@ -11,4 +11,5 @@ A harness is a module of this package with
 HARNESSES = (
     "bus_model",
     "planted_faults",
+    "fuzz",
 )  # fmt: skip
