@@ -12,4 +12,5 @@ HARNESSES = (
     "bus_model",
     "planted_faults",
     "fuzz",
+    "soak",
 )  # fmt: skip

@@ -22,7 +22,6 @@ from pydantic import (
     Json,
     JsonValue,
     SecretStr,
-    ValidationError,
     field_validator,
 )
 from pydantic_core import PydanticCustomError

@@ -7,7 +7,7 @@ from tests.proof import fuzz
 
 
 def test_what_comes_is_refused_in_clear_words_or_comes_back():
-    """[L1] [L2] [D1] [D11] JSON, mappings, CloudEvents and messages, into the door and the stores; and damaged files."""
+    """[L1] [L2] [D1] [D11] JSON, mappings and messages, into the doors and stores; and damaged files."""
     assert "damaged files" in fuzz.prove(fuzz.SHORT, print)
 
 
