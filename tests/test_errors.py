@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, PositiveInt, SecretStr, ValidationError
 
-import messagebus
 from messagebus import (
     AsyncHandlerError,
     AsyncMessageBus,
@@ -40,6 +39,7 @@ from messagebus import (
     UnwritableMessageError,
     UsageError,
     current_envelope,
+    errors,
     handle_json,
     handle_message,
     to_json,
@@ -756,6 +756,21 @@ EXAMPLES = [
     MessageTooLargeError(1_048_577, 1_048_576),
     UnknownMessageError("PlaceOrdr", ("PlaceOrder",)),
     UnwritableMessageError("shop.PlaceOrder", "quantity", "has a value that JSON cannot hold"),
+    *(
+        cls("do it", "it cannot be done now")
+        for cls in (
+            errors.StoreError,
+            errors.StoreBusyError,
+            errors.StoreUnavailableError,
+            errors.ResultTimeoutError,
+            errors.BrokerError,
+            errors.BrokerUnavailableError,
+            errors.ReplyTimeoutError,
+        )
+    ),
+    errors.ConflictError("shop.PlaceOrder", "dedup key", "order-42"),
+    errors.StoreFileError("open bus.db", "it is no database", "Take another."),
+    errors.DeliveryFailedError("9f", ("shop.charge",)),
 ]
 
 
@@ -763,7 +778,7 @@ def test_every_class_has_an_example() -> None:
     """So that what is said of all of them is said of each."""
     classes = {
         thing
-        for thing in vars(messagebus).values()
+        for thing in vars(errors).values()
         if isinstance(thing, type) and issubclass(thing, MessageBusError) and thing is not MessageBusError
     }
 
@@ -791,7 +806,7 @@ def facts(error: BaseException) -> dict[str, Any]:
 
 def test_errors_that_were_raised_pickle() -> None:
     """Not only those that were made for the purpose."""
-    errors = []
+    raised = []
     for attempt in (
         lambda: run(MessageBus, PlaceOrdr(order_id="o-1"), new_registry()),
         lambda: new_registry().register(PlaceOrder, place_order_twice),
@@ -807,11 +822,11 @@ def test_errors_that_were_raised_pickle() -> None:
     ):
         with pytest.raises(MessageBusError) as caught:
             attempt()
-        errors.append(caught.value)
+        raised.append(caught.value)
 
-    copies = [pickle.loads(pickle.dumps(error)) for error in errors]
+    copies = [pickle.loads(pickle.dumps(error)) for error in raised]
 
-    assert [(str(error), facts(error)) for error in errors] == [(str(error), facts(error)) for error in copies]
+    assert [(str(error), facts(error)) for error in raised] == [(str(error), facts(error)) for error in copies]
 
 
 @pytest.mark.parametrize(

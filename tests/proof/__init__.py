@@ -9,5 +9,5 @@ A harness is a module of this package with
 """
 
 HARNESSES = (
-    "bus_model", "store_model", "kills", "power", "io_faults", "durable_soak",
+    "bus_model", "store_model", "kills", "power", "io_faults", "fuzz", "planted_faults", "soak", "durable_soak",
 )  # fmt: skip
