@@ -233,7 +233,7 @@ def changed(path, *statements):
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(path.read_bytes()[:1_000]),
         lambda path: path.write_bytes(b"SQLite format 4" + path.read_bytes()[15:]),
-        lambda path: path.write_bytes(path.read_bytes()[:8_192] + b"\xff" * 4_096 + path.read_bytes()[12_288:]),
+        lambda path: path.write_bytes(path.read_bytes()[:-8_192] + b"\xff" * 4_096 + path.read_bytes()[-4_096:]),
         lambda path: changed(path, "DROP TABLE mb_message"),
         lambda path: changed(path, "DROP TABLE mb_dead", "CREATE TABLE mb_dead (name TEXT)"),
         lambda path: (path.unlink(), changed(path, "CREATE TABLE mb_message (name TEXT)")),
