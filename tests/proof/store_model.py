@@ -447,8 +447,8 @@ class Machine(RuleBasedStateMachine):
         """Say what becomes of those handlers that were not done before."""
         left = [handler for handler in HANDLERS[message.type] if handler not in message.outcomes]
         return {
-            handler: (state, message.attempt, self.now + WAIT if state == "retry" else None)
-            for handler, state in zip(left, states, strict=False)
+            handler: (state, message.attempt, self.now + wait if state == "retry" else None)
+            for handler, state, wait in zip(left, states, (2 * WAIT, WAIT), strict=False)
         }
 
     @rule(states=endings, parks=st.booleans(), fuse=fuses)
