@@ -13,4 +13,5 @@ HARNESSES = (
     "planted_faults",
     "fuzz",
     "soak",
+    "canaries",
 )  # fmt: skip
