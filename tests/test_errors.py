@@ -860,10 +860,8 @@ def test_errors_are_what_python_calls_them_too(error: type[Exception], builtin: 
     assert issubclass(error, builtin)
 
 
-def test_mending_the_program_and_dropping_the_message_are_told_apart() -> None:
-    """The tree says what a caller can do [L1]."""
-    usage = {type(error) for error in EXAMPLES if isinstance(error, UsageError)}
-    invalid = {type(error) for error in EXAMPLES if isinstance(error, InvalidMessageError)}
+def test_branches_of_the_tree_are_told_apart() -> None:
+    """The tree says what a caller can do: mend the program, drop the message, decide, try again [L1]."""
+    branches = (UsageError, InvalidMessageError, errors.DeliveryFailedError, errors.StoreError, errors.BrokerError)
 
-    assert set() == usage & invalid
-    assert {type(error) for error in EXAMPLES} == usage | invalid
+    assert [1] * len(EXAMPLES) == [sum(isinstance(error, branch) for branch in branches) for error in EXAMPLES]

@@ -9,5 +9,6 @@ A harness is a module of this package with
 """
 
 HARNESSES = (
-    "bus_model", "store_model", "kills", "power", "io_faults", "fuzz", "planted_faults", "soak", "durable_soak",
+    "bus_model", "store_model", "kills", "power", "io_faults", "fuzz", "canaries", "planted_faults", "soak",
+    "durable_soak",
 )  # fmt: skip
