@@ -25,7 +25,7 @@ from messagebus.delivery import Retry, Store, Worker, current_transaction, open_
 from messagebus.testing.shop import OrderPlaced, PlaceOrder
 from tests.proof.kills import Killer, Ledger, damage, is_idle
 
-SHORT, LONG = 20, 1_800
+SHORT, LONG = 12, 1_800
 COUNTS = "seconds"
 
 AT_ONCE = 20
