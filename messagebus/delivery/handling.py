@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.pauses import Pauses
-from messagebus.delivery.reporting import HandlerWork, Reporting
+from messagebus.delivery.reporting import Reporting
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import Store, Transaction
 from messagebus.envelope import Envelope
@@ -70,7 +70,8 @@ class Handling:
     """To be called; None if there is nothing to run."""
     error: Exception | None = None
     """What the bus raised."""
-    finished: dict[str, HandlerWork] = field(default_factory=dict)
+    finished: dict[str, tuple[float, Sequence[Sending], Sequence[bytes]]] = field(default_factory=dict)
+    """By handler: how long it took, in milliseconds; what it sent, and what came back."""
     failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
     has_savepoint: bool = False
     has_exited: bool = False
@@ -187,9 +188,9 @@ class Handling:
             self._outcomes += map(self._outcome, self._handlers)
         sends: list[Sending] = []
         results: list[bytes] = []
-        for work in self.finished.values():
-            sends += work.sends
-            results += work.results
+        for _, sent, returned in self.finished.values():
+            sends += sent
+            results += returned
         packed = b"[" + b",".join(results) + b"]" if results else None
         return Settlement(self.stored.seq, self._outcomes, sends, packed, self.rules.retry.parks)
 
@@ -205,7 +206,7 @@ class Handling:
         if name in self.finished:
             if self.rules.pauses.failed:
                 self.rules.pauses.note_success(name)
-            return Outcome(name, "done", self._attempts(name), self.finished[name].duration_ms)
+            return Outcome(name, "done", self._attempts(name), self.finished[name][0])
         if self.error is None:  # An override of handle_exception has decided that this is the end of it.
             return Outcome(name, "dropped", self._attempts(name))
         return self._failed(name, *self.failed.get(name, (self.error, 0.0)))

@@ -86,14 +86,14 @@ def _reporting_later(handler: Handler) -> Handler:
 class HandlerWork:
     """What one handler sends and writes while it runs: kept if it finishes."""
 
-    duration_ms = 0.0
-    _savepoint: AbstractContextManager[None] | None = None
+    __slots__ = ("_savepoint", "_started", "duration_ms", "handler", "handling", "results", "sends")
 
     def __init__(self, outer: Any, handler: Handler) -> None:
         self.handling: Handling = outer.handling
         self.handler = handler
         self.sends: list[Sending] = []
         self.results: list[bytes] = []
+        self._savepoint: AbstractContextManager[None] | None = None
         self._started = perf_counter()
 
     @property
@@ -155,7 +155,8 @@ class HandlerWork:
 
     def finish(self) -> None:
         self._leave(None)
-        self.handling.finished[self.handler.name] = self
+        # Not this itself, which refers to the handling: what goes round in a circle waits for the garbage collector.
+        self.handling.finished[self.handler.name] = self.duration_ms, self.sends, self.results
 
     def fail(self, error: BaseException) -> None:
         self._leave(error)
