@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
+from messagebus.delivery.claims import pass_on
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import DeadLetter, Failure, Outcome, Waiting
 from messagebus.delivery.outcomes import fate_of, pack, unpack
@@ -19,7 +20,8 @@ __all__ = ["cancel", "dead", "drop", "move", "retry", "waiting"]
 # Waiting
 
 _WAITS: Final = "lease IS NULL AND due_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mb_dead d WHERE d.seq = m.seq)"
-_CANCEL: Final = f"DELETE FROM mb_message AS m WHERE id = :id AND {_WAITS}"
+_FIND_CANCELLED: Final = f"SELECT seq FROM mb_message m WHERE id = :id AND {_WAITS} /* lock */"
+_CANCEL: Final = "DELETE FROM mb_message WHERE seq = :seq"
 _FIND_WAITING: Final = "SELECT seq, outcomes FROM mb_message WHERE id = :id AND lease IS NULL AND due_at IS NOT NULL"
 _MOVE: Final = "UPDATE mb_message SET due_at = :due, outcomes = :outcomes WHERE seq = :seq"
 
@@ -43,7 +45,11 @@ def _waiting(row: Row, now: int) -> Waiting:
 
 def cancel(connection: Connection, message_id: str) -> bool:
     """Forget a waiting message."""
-    return connection.change(_CANCEL, {"id": message_id}) > 0
+    for (seq,) in connection.rows(_FIND_CANCELLED, {"id": message_id}):
+        pass_on(connection, [seq])
+        connection.change(_CANCEL, {"seq": seq})
+        return True
+    return False
 
 
 def move(connection: Connection, now: int, message_id: str, delay: float, at: datetime | None) -> bool:
@@ -70,8 +76,8 @@ _FIND_DEAD: Final = """
 """
 _BURY: Final = "DELETE FROM mb_dead WHERE id = :id"
 _DECIDE: Final = """
-    UPDATE mb_message SET outcomes = :outcomes, body = :body, due_at = :due_at, finished_at = :finished_at
-    WHERE seq = :seq
+    UPDATE mb_message SET outcomes = :outcomes, body = :body, due_at = :due_at, finished_at = :finished_at,
+    turn = turn + 1 WHERE seq = :seq
 """
 
 
@@ -180,4 +186,6 @@ def drop(connection: Connection, now: int, dead_letter_id: int) -> bool:
     if case.lease is None and case.finished_at is None:
         case.due_at, case.finished_at = fate_of(case.outcomes.values(), now, parks=True)
     _close(connection, dead_letter_id, case)
+    if case.finished_at is not None:
+        pass_on(connection, [case.seq])
     return True

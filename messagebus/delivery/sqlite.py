@@ -13,9 +13,10 @@ from messagebus.delivery.claims import may_pick
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
-from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Transaction
+from messagebus.delivery.timekeeping import Watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
@@ -164,10 +165,12 @@ class SqliteStore(SqlStore):
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
+        self._watch = Watch() if clock is time.time else None
         super().__init__(clock, retention)
         try:
             with self._read("open the store") as connection, self._alone("open the store"):
                 _prepare_file(cast("SqliteConnection", connection), self._path)
+                self._keep_time(connection)
         except BaseException:
             self.close()
             raise
@@ -207,6 +210,13 @@ class SqliteStore(SqlStore):
     def _unlock(self) -> None:
         self._file_lock.release()
 
+    def _keep_time(self, connection: Connection) -> None:
+        if self._watch is None or self._watch.is_right():
+            return
+        with _transaction(connection):
+            epoch = self._watch.set_right(connection)
+        self._watch.note(epoch)
+
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
         if self._file_lock.is_mine():
@@ -243,6 +253,7 @@ class MemoryStore(SqliteStore):
     ) -> None:
         self._path = ":memory:"
         self._file_lock = FileLock(None, timeout)
+        self._watch = None
         self._raw = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
         SqlStore.__init__(self, clock, retention)
         _create_tables(SqliteConnection(self._raw))
@@ -284,38 +295,56 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     if application == APPLICATION_ID and version > VERSION:
         raise _newer(path, version)
     if ours:
-        _check_tables(connection, ours, path)
+        _check_tables(connection, ours, path, is_alone=application == APPLICATION_ID)
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
 
 
-def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
+def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is_alone: bool) -> None:
     if "mb_meta" not in ours:
         raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
+    if not isinstance(version, int) or version < 1:
+        raise _unfit(path, "its version is none", "Restore a backup.")
     if version > VERSION:
         raise _newer(path, version)
     try:
+        if version < VERSION:
+            _upgrade(connection, version, is_alone=is_alone)
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
         raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
-def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
     connection.begin()
     try:
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+    with _transaction(connection):
         for statement in SQLITE.tables():
             connection.raw.execute(statement)
         if is_alone:  # Otherwise the application may use these for itself.
             connection.raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.raw.execute(f"PRAGMA user_version = {VERSION}")
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
+
+
+def _upgrade(connection: SqliteConnection, version: int, *, is_alone: bool) -> None:
+    with _transaction(connection):
+        for statement in upgrade(version):
+            connection.raw.execute(statement)
+        if is_alone:
+            connection.raw.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _newer(path: str, version: int) -> StoreFileError:

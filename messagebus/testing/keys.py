@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import LEASE, Laws, at_once, dies, end, finish, outcome, sending, take, take_one
@@ -162,6 +164,40 @@ class KeyLaws(Laws):
 
         end(store, token, message)
         assert [["o-1"], ["o-3"]] == [order_ids([finish(store)]) for _ in range(2)]
+
+    @pytest.mark.parametrize("how", ["finished", "cancelled", "dropped", "not parking"])
+    def test_turn_comes_however_many_wait_for_it(self, store: Store, how: str) -> None:
+        """[D5] Whatever a store takes down of those that wait, it knows which one is next when the first has ended."""
+        first, *_ = store.send_many(orders(*map(str, range(250))), key=KEY)
+        store.send_many(orders("a", "b"), key=lambda message: message.model_dump()["order_id"])
+        if how == "cancelled":
+            store.move(first, delay=3_600)
+            assert ["a", "b"] == order_ids(take(store, limit=50))
+            store.cancel(first)
+        else:
+            claim = store.claim(50, LEASE)
+            assert ["0", "a", "b"] == order_ids(claim.messages)
+            assert () == take(store, limit=50)
+            ended = outcome("done" if how == "finished" else "dead")
+            end(store, claim.token, claim.messages[0], ended, parks=how != "not parking")
+        if how == "dropped":
+            assert () == take(store, limit=50)
+            store.drop(store.dead()[0].id)
+
+        assert ["1"] == order_ids([finish(store)])
+        assert ["2"] == order_ids(take(store))
+
+    def test_replay_comes_first_however_many_wait(self, store: Store) -> None:
+        """[D5] Those that were next have to wait for their turn again."""
+        store.send_many(orders(*map(str, range(250))), key=KEY)
+        dies(store, parks=False)
+        claim = store.claim(50, LEASE)
+        store.retry(store.dead()[0].id)
+        assert () == take(store, limit=50)
+
+        end(store, claim.token, claim.messages[0])
+
+        assert [["0"], ["2"]] == [order_ids([finish(store)]) for _ in range(2)]
 
     def test_workers_keep_the_order_of_each_key(self, store: Store, another: Callable[[], Store]) -> None:
         """[D5] Several workers, many keys: each message once, per key in order, and one at a time."""
