@@ -1,6 +1,7 @@
 """What workers do with a store: take what is due, say what became of it, give it back."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
@@ -206,11 +207,13 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
 def _settled(settlement: Settlement, held: Row, now: int) -> Row:
     _, before, results, _ = held
     outcomes = settlement.outcomes
+    if not settlement.parks:
+        outcomes = [replace(one, parks=False) if one.state == "dead" else one for one in outcomes]
     if before is not None:
         merged = unpack(before)
         merged.update((outcome.handler, outcome) for outcome in outcomes)
         outcomes = [*merged.values()]
-    due, finished = fate_of(outcomes, now, parks=settlement.parks)
+    due, finished = fate_of(outcomes, now)
     return pack(outcomes), _joined(results, settlement.results), due, finished, settlement.seq
 
 

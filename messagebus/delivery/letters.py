@@ -184,7 +184,7 @@ def drop(connection: Connection, now: int, dead_letter_id: int) -> bool:
     before = case.outcomes.get(case.handler, Outcome(case.handler, "dead", 0))
     case.outcomes[case.handler] = replace(before, state="dropped")
     if case.lease is None and case.finished_at is None:
-        case.due_at, case.finished_at = fate_of(case.outcomes.values(), now, parks=True)
+        case.due_at, case.finished_at = fate_of(case.outcomes.values(), now)
     _close(connection, dead_letter_id, case)
     if case.finished_at is not None:
         pass_on(connection, [case.seq])

@@ -32,7 +32,8 @@ def _written(outcome: Outcome) -> str:
     failure = outcome.failure
     if failure is not None:
         told = [clean(failure.error), clean(failure.text), clean(failure.place)]
-        return f"{head},{_number(outcome.due)},{dump_json(told).decode()}]"
+        parks = "" if outcome.parks else ",false"
+        return f"{head},{_number(outcome.due)},{dump_json(told).decode()}{parks}]"
     return f"{head}]" if outcome.due is None else f"{head},{_number(outcome.due)}]"
 
 
@@ -61,16 +62,16 @@ def unpack(text: str | None) -> dict[str, Outcome]:
     found = {}
     for handler, state, attempts, duration, *rest in read(text):
         failure = Failure(*rest[1]) if len(rest) > 1 else None
-        found[handler] = Outcome(handler, state, attempts, duration, rest[0] if rest else None, failure)
+        found[handler] = Outcome(handler, state, attempts, duration, rest[0] if rest else None, failure, len(rest) < 3)
     return found
 
 
-def fate_of(outcomes: Collection[Outcome], now: int, *, parks: bool) -> Fate:
+def fate_of(outcomes: Collection[Outcome], now: int) -> Fate:
     """Say what follows for a message: it waits for the earliest retry, is kept for a dead letter, or is finished."""
     states = {outcome.state for outcome in outcomes}
     if "retry" in states:
         waits = [outcome.due for outcome in outcomes if outcome.state == "retry"]
         return min(now if due is None else ceil(due * 1000) for due in waits), None
-    if parks and "dead" in states:
+    if "dead" in states and any(outcome.parks for outcome in outcomes if outcome.state == "dead"):
         return None, None
     return None, now

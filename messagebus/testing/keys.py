@@ -153,6 +153,21 @@ class KeyLaws(Laws):
         assert store.retry(letter.id)
         assert letter.message_id == finish(store).id
 
+    def test_dead_letter_parks_as_it_was_told_to(self, store: Store, clock: Clock) -> None:
+        """[D5] A sibling that is settled later, by a worker with another opinion, changes nothing about it."""
+        store.send_many(orders("a-1", "a-2"), key="a")
+        store.send_many(orders("b-1", "b-2"), key="b")
+        claim = store.claim(10, LEASE)
+        for message, parks in zip(claim.messages, [True, False], strict=True):
+            outcomes = [outcome("dead", "shop.ship"), outcome("retry", "shop.bill", due=clock())]
+            end(store, claim.token, message, *outcomes, parks=parks)
+
+        claim = store.claim(10, LEASE)
+        for message, parks in zip(claim.messages, [False, True], strict=True):
+            end(store, claim.token, message, outcome("done", "shop.bill"), parks=parks)
+
+        assert ["b-2"] == order_ids(take(store))
+
     def test_replay_waits_for_the_one_in_flight(self, store: Store) -> None:
         """[D5] Tried again after those behind it went on, it is not handled beside one of them."""
         store.send_many(orders("o-1", "o-2", "o-3"), key=KEY)

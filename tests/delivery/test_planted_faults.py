@@ -223,16 +223,30 @@ FAULTS = [
     Fault(
         "a dead letter does not park",
         "outcomes.py",
-        'if parks and "dead" in states',
-        'if not parks and "dead" in states',
+        'if "dead" in states and any(outcome.parks',
+        'if "dead" in states and any(not outcome.parks',
         SUITE + "dead_letter_parks_its_key",
     ),
     Fault(
         "a dead letter always parks",
         "outcomes.py",
-        'if parks and "dead" in states',
-        'if "dead" in states',
+        'if "dead" in states and any(outcome.parks',
+        'if "dead" in states and any(True',
         SUITE + "dead_letter_need_not_park",
+    ),
+    Fault(
+        "a turn is not passed on",
+        "claims.py",
+        "        if keyed:\n",
+        "        if False:\n",
+        SUITE + "turn_comes_however_many_wait_for_it",
+    ),
+    Fault(
+        "who cancels passes nothing on",
+        "letters.py",
+        "        pass_on(connection, [seq])\n",
+        "",
+        SUITE + "turn_comes_however_many_wait_for_it",
     ),
     # Waiting, results, schedules, keeping
     Fault(
@@ -276,6 +290,20 @@ FAULTS = [
         "WHERE finished_at <= :before",
         "WHERE sent_at <= :before",
         SUITE + "age_is_counted_from_the_end",
+    ),
+    Fault(
+        "nobody minds that the clock was set",
+        "timekeeping.py",
+        "if abs(step) >= _STEP:",
+        "if False:",
+        "test_faults.py::test_f49_clock_is_set",
+    ),
+    Fault(
+        "a handler is tried however long it fails",
+        "pauses.py",
+        "if len(failed) == _IN_A_ROW:",
+        "if False:",
+        "test_worker_faults.py::test_f48_others_go_on_meanwhile",
     ),
     # Processes
     Fault(
