@@ -68,7 +68,7 @@ def move(connection: Connection, now: int, message_id: str, delay: float, at: da
 _DEAD: Final = """
     SELECT d.id, m.id, m.type, m.key, d.handler, d.attempts, d.error, d.text, d.place, d.died_at, m.sent_at,
     m.correlation_id, m.causation_id, m.headers, m.body
-    FROM mb_dead d JOIN mb_message m ON m.seq = d.seq WHERE d.died_at <= :before
+    FROM mb_dead d JOIN mb_message m ON m.seq = d.seq WHERE d.id > :after AND d.died_at <= :before
 """
 _FIND_DEAD: Final = """
     SELECT m.seq, d.handler, m.type, m.body, m.due_at, m.lease, m.finished_at, m.outcomes
@@ -82,18 +82,17 @@ _DECIDE: Final = """
 
 
 def dead(
-    connection: Connection, before: int, conditions: Mapping[str, Any], error: str | None, limit: int
+    connection: Connection, before: int, conditions: Mapping[str, Any], error: str | None, after: int, limit: int
 ) -> list[DeadLetter]:
-    """List dead letters that died before; ``error`` is the name of a class, with its module or without."""
+    """List dead letters that died before; see `Store.dead`."""
     where = "".join(f" AND {column} = :{column.partition('.')[2]}" for column in conditions)
     parameters = {column.partition(".")[2]: value for column, value in conditions.items()}
     if error is not None:
         where += " AND (d.error = :error OR d.error LIKE :pattern ESCAPE '!')"
         escaped = error.replace("!", "!!").replace("_", "!_").replace("%", "!%")
         parameters |= {"error": error, "pattern": f"%.{escaped}"}
-    rows = connection.rows(
-        f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", {**parameters, "before": before, "limit": limit}
-    )
+    parameters |= {"before": before, "after": after, "limit": limit}
+    rows = connection.rows(f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", parameters)
     return [_dead_letter(row) for row in rows]
 
 

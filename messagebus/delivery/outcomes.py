@@ -61,8 +61,8 @@ def unpack(text: str | None) -> dict[str, Outcome]:
         return {}
     found = {}
     for handler, state, attempts, duration, *rest in read(text):
-        failure = Failure(*rest[1]) if len(rest) > 1 else None
-        found[handler] = Outcome(handler, state, attempts, duration, rest[0] if rest else None, failure, len(rest) < 3)
+        due, told, *parks = rest if len(rest) > 1 else (*rest, None, None)[:2]
+        found[handler] = Outcome(handler, state, attempts, duration, due, Failure(*told) if told else None, not parks)
     return found
 
 

@@ -20,8 +20,8 @@ _SPREAD: Final = 30
 class Pauses:
     """Which handlers of a worker are paused: one message is tried in each pause, and the first success ends it.
 
-    A pause is as long as the first wait of the retries. Errors that are permanent are the message's own, and do not
-    count.
+    A pause is as long as the first wait of the retries. What would not be tried again anyway does not count: errors that
+    are permanent are the message's own.
     """
 
     retry: Retry
@@ -54,7 +54,7 @@ class Pauses:
 
     def note_failure(self, handler: str, seq: int, error: Exception, failure: Failure) -> None:
         """Count the messages that have failed since the last success."""
-        if isinstance(error, self.retry.permanent):
+        if self.retry.is_final(1, error):
             return
         failed = self.failed.setdefault(handler, set())
         if len(failed) < _IN_A_ROW:

@@ -190,12 +190,13 @@ class SqlStore(Access):
         handler: str | None = None,
         error: str | None = None,
         older_than: float = 0.0,
+        after: int = 0,
         limit: int = 100,
     ) -> list[DeadLetter]:
         before = self._now() - round(older_than * 1000)
         conditions = _given(**{"d.id": id, "m.type": type, "d.handler": handler})
         with self._read("list dead letters") as connection:
-            return letters.dead(connection, before, conditions, error, limit)
+            return letters.dead(connection, before, conditions, error, after, limit)
 
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
         with self._write("retry a dead letter") as connection:

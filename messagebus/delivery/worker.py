@@ -50,7 +50,8 @@ class Worker:
     stored, and handled in its turn.
 
     A handler that fails for ten messages in a row is paused: what it needs is likely to be down. Until it succeeds
-    again it gets one message in each ``retry.first`` seconds; the others wait, and that is no attempt of theirs.
+    again it gets one message in each ``retry.first`` seconds; the others wait, and that is no attempt of theirs. Errors
+    that are not worth another try, by ``retry``, do not count.
 
     Args:
         store: as `open_store` returns it; or a broker, as `messagebus.brokers.connect` returns it.
