@@ -320,7 +320,8 @@ def _describe(function: Callable[..., Any], *, subclasses: bool = False, blockin
         remedy = "Leave blocking=True out, or make it a plain function."
         raise HandlerError(f"use {handler} as a blocking handler", "it is async and runs on the event loop", remedy)
     try:
-        inspect.signature(function).bind(None)
+        # Of what is called, and not of what it wraps: a decorator may fill in the rest.
+        inspect.signature(function, follow_wrapped=False).bind(None)
     except TypeError:
         why = "it does not take exactly one argument, and a handler is called with one message"
         remedy = "Write def handler(message): ...; bind what else it needs with functools.partial."
