@@ -20,8 +20,8 @@ _SPREAD: Final = 30
 class Pauses:
     """Which handlers of a worker are paused: one message is tried in each pause, and the first success ends it.
 
-    A pause is as long as the first wait of the retries. What would not be tried again anyway does not count: errors that
-    are permanent are the message's own.
+    A pause is as long as the first wait of the retries. What would not be tried again anyway does not count: a
+    permanent error is the message's own.
     """
 
     retry: Retry
