@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,26 +59,28 @@ class Rules:
     """Nothing is handled here, and everything goes to others."""
 
 
-@dataclass(slots=True)
 class Handling:
     """One stored message while a worker has it in hand."""
 
-    rules: Rules
-    desk: Desk
-    stored: Stored
-    bus: Bus | None = None
-    """To be called; None if there is nothing to run."""
-    error: Exception | None = None
-    """What the bus raised."""
-    finished: dict[str, tuple[float, Sequence[Sending], Sequence[bytes]]] = field(default_factory=dict)
-    """By handler: how long it took, in milliseconds; what it sent, and what came back."""
-    failed: dict[str, tuple[Exception, float]] = field(default_factory=dict)
-    has_savepoint: bool = False
-    has_exited: bool = False
-    """A handler has called `sys.exit()`: as good as a crash."""
-    _handlers: Sequence[Handler] = ()
-    _outcomes: list[Outcome] = field(default_factory=list)
-    _message: Message | None = None
+    __slots__ = (
+        "_handlers", "_message", "_outcomes", "bus", "desk", "error", "failed", "finished", "has_exited",
+        "has_savepoint", "rules", "stored",
+    )  # fmt: skip
+
+    def __init__(self, rules: Rules, desk: Desk, stored: Stored) -> None:
+        self.rules, self.desk, self.stored = rules, desk, stored
+        self.bus: Bus | None = None
+        """To be called; None if there is nothing to run."""
+        self.error: Exception | None = None
+        """What the bus raised."""
+        self.finished: dict[str, tuple[float, Sequence[Sending], Sequence[bytes]]] = {}
+        """By handler: how long it took, in milliseconds; what it sent, and what came back."""
+        self.failed: dict[str, tuple[Exception, float]] = {}
+        self.has_savepoint = self.has_exited = False
+        """`has_exited`: a handler has called `sys.exit()`, which is as good as a crash."""
+        self._handlers: Sequence[Handler] = ()
+        self._outcomes: list[Outcome] = []
+        self._message: Message | None = None
 
     @property
     def is_given_back(self) -> bool:
