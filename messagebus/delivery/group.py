@@ -39,29 +39,31 @@ class Group:
 
     async def add(self, row: Row) -> str:
         """Return the id of the message when it is stored."""
-        if self._is_closed:
-            raise closed()
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[str] = loop.create_future()
-        jobs = self._gathering.get(loop)
-        if jobs is None:
-            jobs = self._gathering[loop] = []
-            loop.call_soon(self._hand_over, loop)
-        jobs.append((row, stored))
+        with self._lock:
+            if self._is_closed:
+                raise closed()
+            jobs = self._gathering.get(loop)
+            if jobs is None:
+                jobs = self._gathering[loop] = []
+                loop.call_soon(self._hand_over, loop)
+            jobs.append((row, stored))
         return await stored
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        jobs = self._gathering.pop(loop)
         with self._lock:
-            if not self._is_closed:
+            jobs = self._gathering.pop(loop, None)
+            if jobs is not None:
                 self._batches.put((loop, jobs))
-                return
-        _answer([(stored, closed()) for _, stored in jobs])
 
     def close(self) -> None:
-        """Store what was handed over, then end."""
+        """Store what was gathered, then end."""
         with self._lock:
             self._is_closed = True
+            for batch in self._gathering.items():
+                self._batches.put(batch)
+            self._gathering.clear()
             self._batches.put(None)
         self._thread.join()
 

@@ -193,8 +193,8 @@ def row_of_arrival(arrival: Arrival, now: int) -> Row:
 
 def add(connection: Statements, rows: Sequence[Row]) -> list[str | ConflictError]:
     """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
-    if all(row[3:8] == _NOTHING for row in rows):
-        count = connection.many(ADD_PLAIN, [(id, type, body, sent, due) for id, type, body, *_, sent, due in rows])
+    if not [row for row in rows if row[3:8] != _NOTHING]:
+        count = connection.many(ADD_PLAIN, [row[:3] + row[8:] for row in rows])
     else:
         is_keyed = any(row[4] is not None for row in rows)
         count = connection.many(ADD_KEYED if is_keyed else ADD_MESSAGES, rows)

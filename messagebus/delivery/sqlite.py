@@ -16,7 +16,7 @@ from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.store import Transaction
-from messagebus.delivery.timekeeping import Watch
+from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
 __all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
@@ -78,6 +78,8 @@ class SqliteConnection:
                 values = [*chain.from_iterable(rows[done : done + size])]
                 count += self.raw.execute(_inserting(statement, size), values).rowcount
                 done += size
+        if len(rows) == 1:
+            return int(self.raw.execute(statement.sqlite, rows[0]).rowcount)
         if done < len(rows):
             count += self.raw.executemany(statement.sqlite, rows[done:]).rowcount
         return count
@@ -100,10 +102,14 @@ class SqliteConnection:
         """The file has one write lock."""
 
     def begin(self, *, is_durable: bool = True) -> None:
+        self.sync(is_durable=is_durable)
+        self.raw.execute("BEGIN IMMEDIATE")
+
+    def sync(self, *, is_durable: bool) -> None:
+        """Say whether commits wait for the disk."""
         if is_durable is not self._is_durable:
             self.raw.execute("PRAGMA synchronous = FULL" if is_durable else "PRAGMA synchronous = NORMAL")
             self._is_durable = is_durable
-        self.raw.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         if self._process != os.getpid():
@@ -165,7 +171,7 @@ class SqliteStore(SqlStore):
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
-        self._watch = Watch() if clock is time.time else None
+        self._watch = Watch() if clock is time.time and can_watch() else None
         super().__init__(clock, retention)
         try:
             with self._read("open the store") as connection, self._alone("open the store"):
@@ -209,6 +215,17 @@ class SqliteStore(SqlStore):
 
     def _unlock(self) -> None:
         self._file_lock.release()
+
+    @contextmanager
+    def _once(self, what: str) -> Iterator[Connection]:
+        with self._connection(what) as connection:
+            self._lock(what)
+            try:
+                self._keep_time(connection)
+                cast("SqliteConnection", connection).sync(is_durable=True)
+                yield connection
+            finally:
+                self._unlock()
 
     def _keep_time(self, connection: Connection) -> None:
         if self._watch is None or self._watch.is_right():

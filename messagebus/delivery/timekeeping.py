@@ -1,7 +1,7 @@
 """What a store does when somebody sets the clock: what counts from then until now is kept in step."""
 
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,10 @@ _SHIFT_RETRIES: Final = "UPDATE mb_message SET outcomes = :outcomes WHERE seq = 
 
 def running() -> float:
     """Return seconds by a clock that nobody can set, and that goes on while the machine sleeps where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return _steady()
+
+
+_steady: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
 @cache
@@ -39,19 +42,24 @@ def _boot() -> str | None:
         return None
 
 
+def can_watch() -> bool:
+    """Say whether the system tells one start of it from another; Linux does."""
+    return _boot() is not None
+
+
 class Watch:
-    """Notices that the clock of this machine was set, where the system tells one start of it from another (Linux).
+    """Notices that the clock of this machine was set.
 
     The store keeps when `running` began by the clock; whoever finds that it began at another time, in the same start
     of the machine, moves all that it is about by the difference, once for all processes.
     """
 
     def __init__(self) -> None:
-        self._epoch: int | None = None
+        self._epoch = 0.0
 
     def is_right(self) -> bool:
         """Say whether the clock is as it was when the store was last kept in step."""
-        return _boot() is None or (self._epoch is not None and abs(_epoch() - self._epoch) < _STEP)
+        return -_STEP < (time.time() - running() - self._epoch) * 1000 < _STEP
 
     def set_right(self, connection: Connection) -> int:
         """Keep the store in step, in an open transaction; return what `note` is told when that is committed."""
@@ -66,7 +74,7 @@ class Watch:
 
     def note(self, epoch: int) -> None:
         """Remember what the store is in step with."""
-        self._epoch = epoch
+        self._epoch = epoch / 1000
 
 
 def _epoch() -> int:
