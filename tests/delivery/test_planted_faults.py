@@ -211,7 +211,7 @@ FAULTS = [
         "claims.py",
         "p.finished_at IS NULL ORDER BY p.key, p.seq",
         "p.finished_at IS NULL AND p.due_at <= :now ORDER BY p.key, p.seq",
-        SUITE + "delayed_message_holds_its_key",
+        SUITE + "message_that_waits_for_another_try_holds_its_key",
     ),
     Fault(
         "two of one key at a time",
