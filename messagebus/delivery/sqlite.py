@@ -1,7 +1,6 @@
 """A store in an SQLite file, beside the application's own tables if it likes, or in memory."""
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,29 +14,12 @@ from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.sqlite_driver import driver
 from messagebus.delivery.store import Transaction
 from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
-__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
-
-
-def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Say whether two connections of this SQLite that write and checkpoint at one instant may damage the file.
-
-    Source: https://sqlite.org/wal.html, "The WAL-Reset Bug".
-    """
-    is_fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-    return version >= (3, 7) and not is_fixed
-
-
-driver: Any = sqlite3
-"""The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
-if has_wal_reset_bug(sqlite3.sqlite_version_info):
-    with suppress(ImportError):
-        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
-
-        driver = pysqlite3
+__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore"]
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
 _CHECKED_AT_OPEN: Final = 64 * 2**20

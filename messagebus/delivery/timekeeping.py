@@ -37,7 +37,7 @@ _steady: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(tim
 def _boot() -> str | None:
     """Return what names this start of the machine: `running` counts from it, the same in all processes."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
     except OSError:
         return None
 

@@ -210,8 +210,8 @@ FAULTS = [
         "what is later overtakes",
         "claims.py",
         "p.finished_at IS NULL ORDER BY p.key, p.seq",
-        "p.finished_at IS NULL AND p.due_at <= :now ORDER BY p.key, p.seq",
-        SUITE + "message_that_waits_for_another_try_holds_its_key",
+        "p.finished_at IS NULL ORDER BY p.key, p.seq DESC",
+        SUITE + "next_of_a_key_comes_when_the_one_before_is_finished",
     ),
     Fault(
         "two of one key at a time",

@@ -16,7 +16,8 @@ import pytest
 from messagebus import ConfigurationError, DispatchError
 from messagebus.delivery import StoreBusyError, StoreFileError, StoreUnavailableError, open_store
 from messagebus.delivery.schema import VERSION
-from messagebus.delivery.sqlite import APPLICATION_ID, has_wal_reset_bug
+from messagebus.delivery.sqlite import APPLICATION_ID
+from messagebus.delivery.sqlite_driver import has_wal_reset_bug
 from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, take
 from messagebus.testing.shop import PlaceOrder, order_ids, orders
