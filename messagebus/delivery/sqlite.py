@@ -2,7 +2,6 @@
 
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,30 +13,14 @@ from messagebus.delivery.claims import may_pick
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
-from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.sqlite_driver import driver
 from messagebus.delivery.store import Transaction
+from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
-__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
-
-
-def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Say whether two connections of this SQLite that write and checkpoint at one instant may damage the file.
-
-    Source: https://sqlite.org/wal.html, "The WAL-Reset Bug".
-    """
-    is_fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-    return version >= (3, 7) and not is_fixed
-
-
-driver: Any = sqlite3
-"""The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
-if has_wal_reset_bug(sqlite3.sqlite_version_info):
-    with suppress(ImportError):
-        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
-
-        driver = pysqlite3
+__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore"]
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
 _CHECKED_AT_OPEN: Final = 64 * 2**20
@@ -80,6 +63,8 @@ class SqliteConnection:
                 values = [*chain.from_iterable(rows[done : done + size])]
                 count += self.raw.execute(_inserting(statement, size), values).rowcount
                 done += size
+        if len(rows) == 1:
+            return int(self.raw.execute(statement.sqlite, rows[0]).rowcount)
         if done < len(rows):
             count += self.raw.executemany(statement.sqlite, rows[done:]).rowcount
         return count
@@ -102,10 +87,14 @@ class SqliteConnection:
         """The file has one write lock."""
 
     def begin(self, *, is_durable: bool = True) -> None:
+        self.sync(is_durable=is_durable)
+        self.raw.execute("BEGIN IMMEDIATE")
+
+    def sync(self, *, is_durable: bool) -> None:
+        """Say whether commits wait for the disk."""
         if is_durable is not self._is_durable:
             self.raw.execute("PRAGMA synchronous = FULL" if is_durable else "PRAGMA synchronous = NORMAL")
             self._is_durable = is_durable
-        self.raw.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         if self._process != os.getpid():
@@ -167,6 +156,7 @@ class SqliteStore(SqlStore):
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
+        self._watch = Watch() if clock is time.time and can_watch() else None
         super().__init__(clock, retention)
         try:
             try:
@@ -180,6 +170,7 @@ class SqliteStore(SqlStore):
     def _prepare(self) -> None:
         with self._read("open the store") as connection, self._alone("open the store"):
             _prepare_file(cast("SqliteConnection", connection), self._path)
+            self._keep_time(connection)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
@@ -215,6 +206,24 @@ class SqliteStore(SqlStore):
 
     def _unlock(self) -> None:
         self._file_lock.release()
+
+    @contextmanager
+    def _once(self, what: str) -> Iterator[Connection]:
+        with self._connection(what) as connection:
+            self._lock(what)
+            try:
+                self._keep_time(connection)
+                cast("SqliteConnection", connection).sync(is_durable=True)
+                yield connection
+            finally:
+                self._unlock()
+
+    def _keep_time(self, connection: Connection) -> None:
+        if self._watch is None or self._watch.is_right():
+            return
+        with _transaction(connection):
+            epoch = self._watch.set_right(connection)
+        self._watch.note(epoch)
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
@@ -270,6 +279,7 @@ class MemoryStore(SqliteStore):
     ) -> None:
         self._path = ":memory:"
         self._file_lock = FileLock(None, timeout)
+        self._watch = None
         self._raw = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
         SqlStore.__init__(self, clock, retention)
         _create_tables(SqliteConnection(self._raw))
@@ -309,7 +319,7 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     if application == APPLICATION_ID and version > VERSION:
         raise _newer(path, version)
     if ours:
-        _check_tables(connection, ours, path)
+        _check_tables(connection, ours, path, is_alone=application == APPLICATION_ID)
     elif not tables:  # Afterwards it would be too late.
         raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
@@ -327,31 +337,49 @@ def _check_pages(raw: Any, path: str) -> None:
         raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
 
 
-def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
+def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is_alone: bool) -> None:
     if "mb_meta" not in ours:
         raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
+    if not isinstance(version, int) or version < 1:
+        raise _unfit(path, "its version is none", "Restore a backup.")
     if version > VERSION:
         raise _newer(path, version)
     try:
+        if version < VERSION:
+            _upgrade(connection, version, is_alone=is_alone)
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
         raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
-def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
     connection.begin()
     try:
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+    with _transaction(connection):
         for statement in SQLITE.tables():
             connection.raw.execute(statement)
         if is_alone:  # Otherwise the application may use these for itself.
             connection.raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.raw.execute(f"PRAGMA user_version = {VERSION}")
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
+
+
+def _upgrade(connection: SqliteConnection, version: int, *, is_alone: bool) -> None:
+    with _transaction(connection):
+        for statement in upgrade(version):
+            connection.raw.execute(statement)
+        if is_alone:
+            connection.raw.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _newer(path: str, version: int) -> StoreFileError:

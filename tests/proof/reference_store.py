@@ -41,6 +41,8 @@ class Row:
     outcomes: dict[str, Fate] = field(default_factory=dict)
     results: int = 0
     finished: int | None = None
+    lenient: set[str] = field(default_factory=set)
+    """Handlers whose dead letters do not park the key."""
 
     def seen(self) -> tuple[Any, ...]:
         """Return what can be seen of it; of a lease, that there is one."""
@@ -91,7 +93,8 @@ class Book:
             return False
         row.outcomes |= fates
         row.attempt, row.lease, row.results = 0, None, row.results + results
-        row.due, row.finished = follow(row.outcomes.values(), now, parks=parks)
+        row.lenient = row.lenient - {*fates} if parks else row.lenient | {*fates}
+        row.due, row.finished = follow(row, now)
         self.letters |= {(uid, handler): fate[1] for handler, fate in fates.items() if fate[0] == "dead"}
         return True
 
@@ -120,7 +123,7 @@ class Book:
         row = self[uid]
         row.outcomes[handler] = ("dropped", *row.outcomes[handler][1:])
         if row.lease is None and row.finished is None:
-            row.due, row.finished = follow(row.outcomes.values(), now, parks=True)
+            row.due, row.finished = follow(row, now)
         del self.letters[uid, handler]
 
     def waits(self, uid: str) -> bool:
@@ -187,10 +190,10 @@ class Book:
         self.rows += sends
 
 
-def follow(fates: Iterable[Fate], now: int, *, parks: bool) -> tuple[int | None, int | None]:
+def follow(row: Row, now: int) -> tuple[int | None, int | None]:
     """When a message is due, and when it was finished."""
-    fates = [*fates]
-    tries = [due for state, _, due in fates if state == "retry" and due is not None]
+    tries = [due for state, _, due in row.outcomes.values() if state == "retry" and due is not None]
     if tries:
         return min(tries), None
-    return None, None if parks and any(state == "dead" for state, *_ in fates) else now
+    parks = any(fate[0] == "dead" and handler not in row.lenient for handler, fate in row.outcomes.items())
+    return None, None if parks else now

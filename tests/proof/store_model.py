@@ -54,7 +54,7 @@ COUNTS = "examples"
 
 STEPS = 50
 LEASE = 30.0
-assert VERSION == 1, "older stores have to be opened here too"
+assert VERSION == 2, "older stores have to be opened here too"
 
 
 def prove(size: int, report: Callable[[str], None]) -> str:
