@@ -16,6 +16,7 @@ from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.sqlite_driver import driver
+from messagebus.delivery.sqlite_errors import FAILED, UNAVAILABLE, meaning, unfit
 from messagebus.delivery.store import Transaction
 from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
@@ -237,7 +238,7 @@ class SqliteStore(SqlStore):
             self._unlock()
 
     def _meaning(self, error: Exception, what: str) -> Exception | None:
-        return _meaning(error, what, self._path)
+        return meaning(error, what, self._path)
 
     def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
@@ -323,7 +324,7 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     elif not tables:  # Afterwards it would be too late.
         raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-        raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
+        raise unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
 
@@ -331,18 +332,18 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
 def _check_pages(raw: Any, path: str) -> None:
     found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
     failed = re.search(r"error code=(\d+)", found)
-    if failed and int(failed[1]) & 0xFF == _FAILED:  # What cannot be read now need not be damaged.
-        raise StoreUnavailableError("open the store", f"{_UNAVAILABLE[_FAILED]} ({path})")
+    if failed and int(failed[1]) & 0xFF == FAILED:  # What cannot be read now need not be damaged.
+        raise StoreUnavailableError("open the store", f"{UNAVAILABLE[FAILED]} ({path})")
     if found != "ok":
-        raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+        raise unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
 
 
 def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is_alone: bool) -> None:
     if "mb_meta" not in ours:
-        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
+        raise unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
     version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
     if not isinstance(version, int) or version < 1:
-        raise _unfit(path, "its version is none", "Restore a backup.")
+        raise unfit(path, "its version is none", "Restore a backup.")
     if version > VERSION:
         raise _newer(path, version)
     try:
@@ -351,7 +352,7 @@ def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
-        raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
+        raise unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
 @contextmanager
@@ -384,40 +385,4 @@ def _upgrade(connection: SqliteConnection, version: int, *, is_alone: bool) -> N
 
 def _newer(path: str, version: int) -> StoreFileError:
     why = f"its tables are of version {version}, newer than {VERSION}"
-    return _unfit(path, why, "Update pydantic-messagebus.")
-
-
-def _unfit(path: str, why: str, remedy: str) -> StoreFileError:
-    return StoreFileError(f"open {path} as a store", why, remedy)
-
-
-# Errors
-
-_FAILED: Final = 10
-_BUSY: Final = {5: "the database is locked by others", 6: "a table is locked by others"}
-_UNAVAILABLE: Final = {
-    3: "access is denied",
-    7: "memory is exhausted",
-    8: "the file or its folder is read-only",
-    _FAILED: "the disk failed",
-    13: "the disk is full",
-    14: "the file cannot be opened",
-    15: "the file's locks do not work",
-}
-_CORRUPT: Final = 11
-_DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
-
-
-def _meaning(error: Exception, what: str, path: str) -> Exception | None:
-    """Return what an error of SQLite, or of the lock file, is to the caller; None if it is the caller's own."""
-    if isinstance(error, OSError) and error.filename in (path, f"{path}-lock"):
-        return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
-    if not isinstance(error, driver.Error):
-        return None
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, _UNAVAILABLE)):
-        if code in reasons:
-            return cls(what, f"{reasons[code]} ({path})")
-    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
-    why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
-    return None if why is None else _unfit(path, why, "Restore a backup, or name another file.")
+    return unfit(path, why, "Update pydantic-messagebus.")

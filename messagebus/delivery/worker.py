@@ -30,7 +30,6 @@ __all__ = ["Worker"]
 
 _PRUNE_EVERY: Final = 60.0
 _TICK: Final = 1.0
-_NAP: Final = 0.1
 _LOOKS: Final = 4
 """How much oftener an idle worker looks into the inbox if it has to be told of what an engine brings as well."""
 
@@ -220,12 +219,11 @@ class Worker:
             steps.close()
 
     def _wait(self, seconds: float) -> None:
-        if isinstance(seconds, Pause):
-            self._do_nothing(seconds)
-            return
         carrier = self.rules.carrier
         with suppress(MessageBusError):  # The next claim will tell.
-            if carrier is not None and not self.rules.passes_all_on:
+            if isinstance(seconds, Pause):
+                self._do_nothing(seconds)
+            elif carrier is not None and not self.rules.passes_all_on:
                 carrier.wait(seconds / _LOOKS)
             else:
                 self.rules.store.wait(seconds)
@@ -234,11 +232,9 @@ class Worker:
     def _do_nothing(self, seconds: float) -> None:
         """Let so much time pass; hardly any if the worker is to stop."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _NAP))
+        while not self.is_stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _TICK / 10))
             self._watch_time()
-            if self.is_stopping:
-                return
 
     def _watch_time(self) -> None:
         if self._end is not None and time.monotonic() >= self._end:

@@ -494,8 +494,8 @@ DELIVERY = (
         "what is later overtakes",
         "delivery/claims.py",
         "p.finished_at IS NULL ORDER BY p.key, p.seq",
-        "p.finished_at IS NULL AND p.due_at <= :now ORDER BY p.key, p.seq",
-        SUITE + "delayed_message_holds_its_key",
+        "p.finished_at IS NULL ORDER BY p.key, p.seq DESC",
+        SUITE + "next_of_a_key_comes_when_the_one_before_is_finished",
     ),
     Fault(
         "two of one key at a time",
@@ -507,16 +507,44 @@ DELIVERY = (
     Fault(
         "a dead letter does not park",
         "delivery/outcomes.py",
-        'if parks and "dead" in states',
-        'if not parks and "dead" in states',
+        'if "dead" in states and any(outcome.parks',
+        'if "dead" in states and any(not outcome.parks',
         SUITE + "dead_letter_parks_its_key",
     ),
     Fault(
         "a dead letter always parks",
         "delivery/outcomes.py",
-        'if parks and "dead" in states',
-        'if "dead" in states',
+        'if "dead" in states and any(outcome.parks',
+        'if "dead" in states and any(True',
         SUITE + "dead_letter_need_not_park",
+    ),
+    Fault(
+        "a turn is not passed on",
+        "delivery/claims.py",
+        "        if keyed:\n",
+        "        if False:\n",
+        SUITE + "turn_comes_however_many_wait_for_it",
+    ),
+    Fault(
+        "who cancels passes nothing on",
+        "delivery/letters.py",
+        "        pass_on(connection, [seq])\n",
+        "",
+        SUITE + "turn_comes_however_many_wait_for_it",
+    ),
+    Fault(
+        "nobody minds that the clock was set",
+        "delivery/timekeeping.py",
+        "if abs(step) >= _STEP:",
+        "if False:",
+        "tests/delivery/test_faults.py::test_f49_clock_is_set",
+    ),
+    Fault(
+        "a handler is tried however long it fails",
+        "delivery/pauses.py",
+        "if len(failed) == _IN_A_ROW:",
+        "if False:",
+        "tests/delivery/test_worker_faults.py::test_f48_others_go_on_meanwhile",
     ),
     # Waiting, results, schedules, keeping
     Fault(
@@ -571,7 +599,7 @@ DELIVERY = (
     ),
     Fault(
         "a lock of others is an error of the driver",
-        "delivery/sqlite.py",
+        "delivery/sqlite_errors.py",
         "(StoreBusyError, _BUSY)",
         "(StoreBusyError, {})",
         "tests/delivery/test_faults.py::test_f36_store_is_locked_for_long",
