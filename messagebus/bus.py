@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Container, Iterator, Sequence
-from contextlib import suppress
 from inspect import isawaitable
 from itertools import islice
 from typing import Any, Literal, final
@@ -242,12 +241,21 @@ class AsyncMessageBus(Run):
         passing = [end for end in ends.values() if end is not None and not isinstance(end, Exception)]
         if interruption is None and not passing:
             return tasks
-        for handler in (handler for handler, end in ends.items() if end is None):
-            with suppress(Exception):  # It will run again when the run goes on.
-                if tasks[handler].result() is not None:
-                    self._release(delivery, handler, tasks[handler].result())
-                delivery.left = [other for other in delivery.left if other is not handler]
+        self._keep(delivery, {handler: tasks[handler] for handler, end in ends.items() if end not in passing})
         raise interruption or passing[0]
+
+    def _keep(self, delivery: Delivery, ended: dict[Handler, asyncio.Task[object]]) -> None:
+        """Release what handlers returned beside one that was interrupted; what failed runs again with that."""
+        for handler, task in ended.items():
+            try:
+                if task.result() is not None:
+                    self._release(delivery, handler, task.result())
+            except Exception as exc:  # noqa: BLE001 - it is raised, or not, when the run goes on
+                self._failure(delivery, handler, exc)
+            else:
+                delivery.left = [other for other in delivery.left if other is not handler]
+                if self._is_verbose:
+                    self._log_handler(delivery, handler, logs.HANDLER_FINISHED)
 
     async def handle_exception(self, exc: Exception, message: Message) -> None:  # noqa: ARG002 - overrides need it
         """Decide about a message that failed. The default logs and raises; if an override returns, the run goes on."""

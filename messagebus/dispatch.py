@@ -357,7 +357,7 @@ class Run:
         """Write the one record of a message that did not fail."""
         plan, left = delivery.plan, delivery.left
         event = logs.COMMAND_HANDLED if plan.is_command else logs.EVENT_HANDLED
-        if left:
+        if left or (plan.is_command and not plan.handlers):
             event = logs.MESSAGE_SKIPPED
         elif not plan.handlers:
             event = logs.EVENT_UNHANDLED

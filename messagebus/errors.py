@@ -287,6 +287,9 @@ class StoreError(MessageBusError):
     why: str
     remedy: str = "Try again."
 
+    def __post_init__(self) -> None:
+        self.args = (self.what, self.why, self.remedy)  # An OSError keeps none, and would not pickle.
+
     def __str__(self) -> str:
         return f"Cannot {self.what}: {self.why}. {self.remedy}"
 
@@ -310,6 +313,9 @@ class BrokerError(MessageBusError):
     what: str
     why: str
     remedy: str = "Try again."
+
+    def __post_init__(self) -> None:
+        self.args = (self.what, self.why, self.remedy)  # An OSError keeps none, and would not pickle.
 
     def __str__(self) -> str:
         return f"Cannot {self.what}: {self.why}. {self.remedy}"

@@ -243,7 +243,7 @@ def shape_of(cls: type[Any]) -> Shape:
             words=frozenset(word for _, node, _ in found for word in _words(node)),
             is_exact=_has_exact_config(cls) and all(_is_exact(cls, node) for _, node, _ in found),
             keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
-            private_fields=frozenset(f for f, node, _ in found if node.get("function") in _PRIVATE),
+            private_fields=frozenset(f for f, node, _ in found if _is_private(node) or _refers_to_private(cls, node)),
             secret_fields=frozenset(f for f, node, _ in found if node.get("function") in (SecretStr, SecretBytes)),
             importing_fields=frozenset(f for f, node, _ in found if _imports(node)),
             unwritable_fields=frozenset(f for f, node, writ in found if not writ and node.get("type") in _UNWRITABLE),
@@ -280,6 +280,16 @@ def _is_uncovered(node: Any) -> bool:
         is_private = any(inner.get("function") is _write_private for _, inner, _ in schemas_in(parts))
         return node["type"] == "definition-ref" or is_private or any(map(_is_uncovered, parts.values()))
     return any(map(_is_uncovered, parts.values()))
+
+
+def _is_private(node: dict[str, Any]) -> bool:
+    return node.get("function") in _PRIVATE
+
+
+def _refers_to_private(cls: type[Any], node: dict[str, Any]) -> bool:
+    """Say whether a field is of a model that stands apart, as recursive ones do, and such a one has private fields."""
+    apart = cls.__pydantic_core_schema__.get("definitions", ()) if node.get("type") == "definition-ref" else ()
+    return any(_is_private(inner) for _, inner, _ in schemas_in(apart))
 
 
 def _imports(node: dict[str, Any]) -> bool:

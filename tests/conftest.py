@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -69,12 +67,6 @@ def fresh_python(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.PostgreSQL]:
-    """A real PostgreSQL: the one at MESSAGEBUS_TEST_POSTGRES (a URL), else one that is started from a wheel."""
-    pytest.importorskip("psycopg", reason="no PostgreSQL here: psycopg is not installed")
-    url = os.environ.get("MESSAGEBUS_TEST_POSTGRES")
-    folder = servers.folder_for_servers()
-    # A test kills processes, never the machine, so that nothing would be lost that is not synced.
-    server = servers.PostgreSQL(url) if url else servers.start_postgres(folder, "fsync=off")
-    yield server
-    server.stop(signal.SIGQUIT)
-    shutil.rmtree(folder)
+    """A real PostgreSQL for all tests."""
+    with servers.postgres() as server:
+        yield server

@@ -9,6 +9,8 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -113,6 +115,21 @@ def start_postgres(folder: Path, *settings: str) -> PostgreSQL:
     with (folder / "log").open("ab") as log:
         subprocess.run([*make, "--locale=C", "--locale-provider=libc"], check=True, **options(folder, log))
     return PostgreSQL(f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", serve, folder)
+
+
+@contextmanager
+def postgres() -> Iterator[PostgreSQL]:
+    """Lend a real server: the one at MESSAGEBUS_TEST_POSTGRES (a URL), else one that is started from a wheel."""
+    pytest.importorskip("psycopg", reason="no PostgreSQL here: psycopg is not installed")
+    url = os.environ.get("MESSAGEBUS_TEST_POSTGRES")
+    folder = folder_for_servers()
+    try:
+        # A test kills processes, never the machine, so that nothing would be lost that is not synced.
+        server = PostgreSQL(url) if url else start_postgres(folder, "fsync=off")
+        yield server
+        server.stop(signal.SIGQUIT)
+    finally:
+        shutil.rmtree(folder)
 
 
 def folder_for_servers() -> Path:

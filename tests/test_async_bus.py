@@ -750,6 +750,25 @@ def test_cancellation_is_recorded_nowhere(bus_class):
     assert capture.entries == []
 
 
+def test_what_ended_beside_a_cancelled_handler_is_recorded():
+    """At debug there is one record of each handler that finished or failed, however its neighbours ended (L19)."""
+    capture = LogCapture()
+    logger = structlog.wrap_logger(None, [capture], structlog.make_filtering_bound_logger("debug"))
+
+    async def main():
+        started = asyncio.Event()
+        registry = interruptible([], started)
+        registry.register(OrderPlaced, lambda message: 1 / 0)
+        bus = ConcurrentBus(OrderPlaced(), registry=registry, logger=logger, log_level="debug")
+        await cancel_when(started, bus)
+
+    asyncio.run(main())
+
+    names = [(entry["event"], entry["handler"].rpartition(".")[2]) for entry in capture.entries]
+    finished = [("handler.finished", name) for name in ("before", "after", "<lambda>")]
+    assert [*finished, ("handler.failed", "<lambda>")] == names
+
+
 @both_ways
 def test_handler_may_clean_up_while_it_is_cancelled(bus_class):
     """The run has not ended before the handler has, even if it is cancelled twice: no task is orphaned (L24)."""

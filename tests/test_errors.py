@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, PositiveInt, SecretStr, ValidationError
 
-import messagebus
 from messagebus import (
     AnswerError,
     AsyncHandlerError,
@@ -43,6 +42,7 @@ from messagebus import (
     UpcasterError,
     UsageError,
     current_envelope,
+    errors,
     handle_json,
     handle_message,
     to_json,
@@ -762,6 +762,21 @@ EXAMPLES = [
     UnknownMessageError("PlaceOrdr", ("PlaceOrder",)),
     NewerVersionError("shop.PlaceOrder", 3, 2),
     UnwritableMessageError("shop.PlaceOrder", "quantity", "has a value that JSON cannot hold"),
+    *(
+        cls("do it", "it cannot be done now")
+        for cls in (
+            errors.StoreError,
+            errors.StoreBusyError,
+            errors.StoreUnavailableError,
+            errors.ResultTimeoutError,
+            errors.BrokerError,
+            errors.BrokerUnavailableError,
+            errors.ReplyTimeoutError,
+        )
+    ),
+    errors.ConflictError("shop.PlaceOrder", "dedup key", "order-42"),
+    errors.StoreFileError("open bus.db", "it is no database", "Take another."),
+    errors.DeliveryFailedError("9f", ("shop.charge",)),
 ]
 
 
@@ -769,7 +784,7 @@ def test_every_class_has_an_example() -> None:
     """So that what is said of all of them is said of each."""
     classes = {
         thing
-        for thing in vars(messagebus).values()
+        for thing in vars(errors).values()
         if isinstance(thing, type) and issubclass(thing, MessageBusError) and thing is not MessageBusError
     }
 
@@ -797,7 +812,7 @@ def facts(error: BaseException) -> dict[str, Any]:
 
 def test_errors_that_were_raised_pickle() -> None:
     """Not only those that were made for the purpose."""
-    errors = []
+    raised = []
     for attempt in (
         lambda: run(MessageBus, PlaceOrdr(order_id="o-1"), new_registry()),
         lambda: new_registry().register(PlaceOrder, place_order_twice),
@@ -813,11 +828,11 @@ def test_errors_that_were_raised_pickle() -> None:
     ):
         with pytest.raises(MessageBusError) as caught:
             attempt()
-        errors.append(caught.value)
+        raised.append(caught.value)
 
-    copies = [pickle.loads(pickle.dumps(error)) for error in errors]
+    copies = [pickle.loads(pickle.dumps(error)) for error in raised]
 
-    assert [(str(error), facts(error)) for error in errors] == [(str(error), facts(error)) for error in copies]
+    assert [(str(error), facts(error)) for error in raised] == [(str(error), facts(error)) for error in copies]
 
 
 @pytest.mark.parametrize(
@@ -845,10 +860,8 @@ def test_errors_are_what_python_calls_them_too(error: type[Exception], builtin: 
     assert issubclass(error, builtin)
 
 
-def test_mending_the_program_and_dropping_the_message_are_told_apart() -> None:
-    """The tree says what a caller can do [L1]."""
-    usage = {type(error) for error in EXAMPLES if isinstance(error, UsageError)}
-    invalid = {type(error) for error in EXAMPLES if isinstance(error, InvalidMessageError)}
+def test_branches_of_the_tree_are_told_apart() -> None:
+    """The tree says what a caller can do: mend the program, drop the message, decide, try again [L1]."""
+    branches = (UsageError, InvalidMessageError, errors.DeliveryFailedError, errors.StoreError, errors.BrokerError)
 
-    assert set() == usage & invalid
-    assert {type(error) for error in EXAMPLES} == usage | invalid
+    assert [1] * len(EXAMPLES) == [sum(isinstance(error, branch) for branch in branches) for error in EXAMPLES]

@@ -712,6 +712,19 @@ def test_record_of_a_failure_is_exactly_this(records):
     ][-1]
 
 
+def test_command_that_nobody_handles_is_no_event_in_the_records(records):
+    """[L20] An override that swallows what is raised leaves a record of a message skipped."""
+
+    class Careless(MessageBus):
+        def message_dispatcher(self, message):
+            with suppress(LookupError):
+                self.dispatch_message(message)
+
+    Careless(PlaceOrder(order_id="o-1"), registry=Registry())()
+
+    assert ["message.skipped"] == [record["event"] for record in records()]
+
+
 def test_message_that_was_not_dispatched_is_recorded_as_skipped(records):
     """[L20] An override that leaves a message out leaves a record of that."""
 

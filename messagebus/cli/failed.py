@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,13 +65,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _list(options: Namespace) -> int:
     with opened(options) as store:
-        letters = store.dead(**_filters(options), limit=options.limit)
-    if options.json:
-        for letter in letters:
-            say_json(_facts(letter))
-    else:
-        say(_grouped(letters))
+        letters = _letters(store, options)
+        if options.json:
+            for letter in letters:
+                say_json(_facts(letter))
+        else:
+            say(_grouped(letters))
     return 0
+
+
+def _letters(store: "Store", options: Namespace) -> "Iterator[DeadLetter]":
+    """Yield dead letters as they are read, a piece at a time: there may be more than memory holds."""
+    after, left = 0, options.limit
+    while found := store.dead(**_filters(options), after=after, limit=min(left, _AT_ONCE)):
+        yield from found
+        after, left = found[-1].id, left - len(found)
+        if not left:
+            return
 
 
 def _filters(options: Namespace) -> dict[str, Any]:
@@ -86,18 +96,33 @@ def _facts(letter: "DeadLetter") -> dict[str, Any]:
     return facts | failure
 
 
+@dataclass(slots=True)
+class _Group:
+    """What is told of dead letters with one error and one place."""
+
+    oldest: datetime
+    newest: datetime
+    count: int = 0
+    handlers: set[str] = field(default_factory=set)
+    ids: list[int] = field(default_factory=list)
+
+
 def _grouped(letters: "Iterable[DeadLetter]") -> str:
-    groups: dict[tuple[str, str], list[DeadLetter]] = {}
+    groups: dict[tuple[str, str], _Group] = {}
     for letter in letters:
-        groups.setdefault((letter.failure.error, letter.failure.place), []).append(letter)
+        what = letter.failure.error, letter.failure.place
+        group = groups.setdefault(what, _Group(letter.died_at, letter.died_at))
+        group.newest = letter.died_at
+        group.count += 1
+        group.handlers.add(letter.handler)
+        if len(group.ids) <= _SHOWN_IDS:
+            group.ids.append(letter.id)
     rows = [("COUNT", "ERROR", "PLACE", "HANDLER", "OLDEST", "NEWEST", "IDS")]
-    for (error, place), group in sorted(groups.items(), key=lambda item: -len(item[1])):
-        handlers = sorted({letter.handler for letter in group})
-        more = f" and {len(handlers) - 1} more" if len(handlers) > 1 else ""
-        ids = ", ".join(str(letter.id) for letter in group[:_SHOWN_IDS])
-        count, times = f"{len(group):,}", (time_text(group[0].died_at), time_text(group[-1].died_at))
-        ids = f"{ids}, ..." if len(group) > _SHOWN_IDS else ids
-        rows.append((count, plain(error), plain(place), f"{plain(handlers[0])}{more}", *times, ids))
+    for (error, place), group in sorted(groups.items(), key=lambda item: -item[1].count):
+        more = f" and {len(group.handlers) - 1} more" if len(group.handlers) > 1 else ""
+        ids = ", ".join(map(str, group.ids[:_SHOWN_IDS])) + (", ..." if group.count > _SHOWN_IDS else "")
+        handler, times = f"{plain(min(group.handlers))}{more}", (time_text(group.oldest), time_text(group.newest))
+        rows.append((f"{group.count:,}", plain(error), plain(place), handler, *times, ids))
     return align(rows)
 
 

@@ -63,6 +63,7 @@ class Access(ABC):
         with self._connection(what) as connection:
             self._lock(what)
             try:
+                self._keep_time(connection)
                 connection.begin(is_durable=is_durable)
                 try:
                     yield connection
@@ -72,6 +73,9 @@ class Access(ABC):
                     raise
             finally:
                 self._unlock()
+
+    def _keep_time(self, connection: Connection) -> None:  # noqa: B027 - most have nothing to do
+        """Set right what is kept, if somebody has set the clock since."""
 
     def _once(self, what: str) -> AbstractContextManager[Connection]:
         """Lend a connection for one statement that writes, and what follows from it."""

@@ -5,7 +5,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -116,16 +115,16 @@ class Intake:
 # What goes out
 
 
-def begin(rules: Rules, desk: Desk, messages: Sequence[Stored]) -> Sequence[Handling]:
+def begin(rules: Rules, desk: Desk, messages: Sequence[Stored]) -> Iterable[Handling]:
     """Return what is to be done with the messages of a claim; those that leave are on their way already."""
     carrier = rules.carrier
     if carrier is None:
-        return [Handling(rules, desk, stored) for stored in messages]
+        return (Handling(rules, desk, stored) for stored in messages)
     leaving = [stored for stored in messages if _leaves(rules, stored)]
     confirmed = carrier.carry(leaving) if leaving else ()
     confirmations = {stored.seq: future for stored, future in zip(leaving, confirmed, strict=True)}
     return [
-        _Publication(rules, desk, stored, confirmed=confirmations[stored.seq], to=carrier.name)
+        _Publication(rules, desk, stored, confirmations[stored.seq], carrier.name)
         if stored.seq in confirmations
         else Handling(rules, desk, stored)
         for stored in messages
@@ -143,14 +142,16 @@ def _leaves(rules: Rules, stored: Stored) -> bool:
     return cls is None or not snapshot[cls].handlers
 
 
-@dataclass(slots=True)
 class _Publication(Handling):
     """One stored message on its way to the engine."""
 
-    confirmed: Any = None
-    """A future, done when the engine has confirmed it."""
-    to: str = ""
-    started: float = 0.0
+    __slots__ = ("confirmed", "started", "to")
+
+    def __init__(self, rules: Rules, desk: Desk, stored: Stored, confirmed: Any, to: str) -> None:
+        super().__init__(rules, desk, stored)
+        self.confirmed, self.to = confirmed, to
+        """``confirmed``: a future, done when the engine ``to`` which it goes has confirmed it."""
+        self.started = 0.0
 
     def open(self) -> None:
         self.started = perf_counter()

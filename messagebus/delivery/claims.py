@@ -1,16 +1,17 @@
 """What workers do with a store: take what is due, say what became of it, give it back."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import RETURNED, Arrival, Claim, Settlement, Stored
 from messagebus.delivery.outcomes import clean, fate_of, pack, read, unpack
-from messagebus.delivery.schema import ADD_DEAD, ADD_MESSAGES, SETTLE
+from messagebus.delivery.schema import ADD_DEAD, ADD_KEYED, ADD_MESSAGES, SETTLE
 from messagebus.delivery.sending import add_all, row_of, row_of_arrival
 from messagebus.envelope import new_id
 
-__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pick", "receive", "release", "settle"]
+__all__ = ["claim", "extend", "may_pick", "next_due", "owns", "pass_on", "pick", "receive", "release", "settle"]
 
 # The earliest message that is not finished holds its key; and so does what is in flight, which may be a later one if
 # the earlier was committed late, or taken up again. Both as values: PostgreSQL would join NOT EXISTS, row by row.
@@ -31,30 +32,28 @@ _UNKEYED: Final = """
     SELECT due_at, seq FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now
     ORDER BY due_at, seq LIMIT :limit
 """
-_ARE_KEYED: Final = "FROM mb_message m WHERE m.key IS NOT NULL AND m.lease IS NULL AND m.due_at <="
-_HAS_KEYED: Final = f"SELECT 1 {_ARE_KEYED} :now LIMIT 1"
-_LAST_KEYED: Final = f"SELECT m.due_at, m.seq {_ARE_KEYED} :now ORDER BY m.due_at, m.seq LIMIT 1 OFFSET :window"
-# In the order of its index, so that it ends with the last that is wanted.
+_IS_KEYED: Final = "m.key IS NOT NULL AND m.lease IS NULL AND m.turn > 0 AND m.due_at <= :now"
+_HAS_KEYED: Final = f"SELECT 1 FROM mb_message m WHERE {_IS_KEYED} LIMIT 1"
 _KEYED: Final = f"""
-    SELECT m.due_at, m.seq {_ARE_KEYED} :last_due AND (m.due_at, m.seq) <= (:last_due, :last_seq)
-    AND {_IS_FIRST} AND {_IS_IN_NO_HAND} ORDER BY m.due_at, m.seq LIMIT :limit
+    SELECT m.due_at, m.seq, m.turn, CASE WHEN {_IS_FIRST} THEN {_IS_IN_NO_HAND} END FROM mb_message m
+    WHERE {_IS_KEYED} AND (m.due_at, m.seq) > (:due_at, :seq) ORDER BY m.due_at, m.seq LIMIT :window
 """
-# Steps from key to key through their index, whatever waits behind each.
-_HEADS: Final = f"""
-    WITH RECURSIVE k(key) AS (
-        SELECT min(key) FROM mb_message WHERE key IS NOT NULL AND finished_at IS NULL
-        UNION ALL
-        SELECT (SELECT min(n.key) FROM mb_message n WHERE n.key > k.key AND n.finished_at IS NULL)
-        FROM k WHERE k.key IS NOT NULL
+_WINDOW: Final = 100
+"""So many are looked at at once, at least; and so many that have to wait for their turn are in the way."""
+
+# Whose turn has come meanwhile has another number; whom another transaction is about to give it is left alone.
+_WAIT: Final = """
+    UPDATE mb_message SET turn = 0 WHERE seq IN (
+        SELECT seq FROM mb_message WHERE seq IN [seqs] AND turn = :turn /* skip locked */
     )
-    SELECT m.due_at, m.seq FROM k JOIN mb_message m
-    ON m.seq = (SELECT min(p.seq) FROM mb_message p WHERE p.key = k.key AND p.finished_at IS NULL)
-    WHERE m.lease IS NULL AND m.due_at <= :now AND {_IS_IN_NO_HAND}
-    ORDER BY m.due_at, m.seq LIMIT :limit
 """
-_WINDOW: Final = 1_000
-"""How many due messages with keys are looked at one by one, before the keys are."""
-_LAST_SEQ: Final = 2**63 - 1
+_NEXT: Final = """
+    SELECT n.seq FROM mb_message f JOIN mb_message n ON n.seq = (
+        SELECT p.seq FROM mb_message p
+        WHERE p.key = f.key AND p.finished_at IS NULL AND p.seq > f.seq ORDER BY p.key, p.seq LIMIT 1
+    ) WHERE f.seq IN [seqs] /* without a turn */
+"""
+_GIVE_TURN: Final = "UPDATE mb_message SET turn = turn + 1 WHERE seq IN [seqs] AND finished_at IS NULL"
 
 _CLAIM: Final = """
     UPDATE mb_message SET due_at = :until, attempt = attempt + 1, lease = :token
@@ -72,7 +71,7 @@ def pick(connection: Connection, now: int, limit: int, *, lock: str = "") -> lis
     if connection.rows(_HAS_KEYED, {"now": now}):
         if lock:
             connection.wait_in_line()
-        found += _keyed(connection, now, limit)
+        found += _keyed(connection, now, limit, may_write=bool(lock))
     return [seq for _, seq in sorted(found)[:limit]]
 
 
@@ -86,12 +85,33 @@ def may_pick(connection: Connection, now: int) -> bool:
     )
 
 
-def _keyed(connection: Connection, now: int, limit: int) -> list[Row]:
-    last = connection.rows(_LAST_KEYED, {"now": now, "window": _WINDOW - 1})
-    last_due, last_seq = last[0] if last else (now, _LAST_SEQ)
-    window = {"now": now, "limit": limit, "last_due": last_due, "last_seq": last_seq}
-    found = connection.rows(_KEYED, window)
-    return found if len(found) == limit or not last else connection.rows(_HEADS, {"now": now, "limit": limit})
+def _keyed(connection: Connection, now: int, limit: int, *, may_write: bool) -> list[Row]:
+    """Return what is the first of its key, and note of what is in its way that it is not."""
+    found: list[Row] = []
+    window, after, waiting = max(limit, _WINDOW), (0, 0), []
+    while True:
+        place = {"due_at": after[0], "seq": after[1], "window": window}
+        rows = connection.rows(_KEYED, {"now": now, **place})
+        found += [row[:2] for row in rows if row[3]]
+        waiting += [row for row in rows if row[3] is None]
+        if len(found) >= limit or len(rows) < window:
+            break
+        after = rows[-1][:2]
+    if may_write and len(waiting) >= _WINDOW:
+        for turn in {row[2] for row in waiting}:
+            seqs = [row[1] for row in waiting if row[2] == turn]
+            connection.change(_WAIT, {"seqs": connection.array(seqs), "turn": turn})
+    return found
+
+
+def pass_on(connection: Connection, seqs: Sequence[int]) -> None:
+    """Give those their turn that come after these in their keys: these are at an end."""
+    while True:
+        following = [seq for (seq,) in connection.rows(_NEXT, {"seqs": connection.array(seqs)})]
+        # One of them may have come to its end itself, just now: then it is another's turn.
+        given = {"seqs": connection.array(following)}
+        if not following or connection.change(_GIVE_TURN, given) == len(following):
+            return
 
 
 def claim(connection: Connection, now: int, limit: int, lease: float) -> Claim:
@@ -123,15 +143,17 @@ _WITH_SOURCE: Final = '%"source":%'
 
 def receive(connection: Connection, now: int, arrivals: Sequence[Arrival], lease: float) -> Claim:
     """Keep what an engine has brought, and take what may be handled of it; see `Store.receive`."""
-    if any(arrival.key is not None for arrival in arrivals):
+    is_keyed = any(arrival.key is not None for arrival in arrivals)
+    if is_keyed:
         connection.wait_in_line()
+    kind = ADD_KEYED if is_keyed else ADD_MESSAGES
     rows = [row_of_arrival(arrival, now) for arrival in arrivals]
     ids = [row[0] for row in rows]
-    if connection.many(ADD_MESSAGES, rows) < len(rows):
+    if connection.many(kind, rows) < len(rows):
         sent = {id for (id,) in connection.rows(_SENT_HERE, {"names": connection.array(ids), "source": _WITH_SOURCE})}
         back = [(row[0] + RETURNED, *row[1:]) for row in rows if row[0] in sent]
         if back:
-            connection.many(ADD_MESSAGES, back)
+            connection.many(kind, back)
             ids += [row[0] for row in back]
     names = connection.array(ids)
     found = connection.rows(_FREE_OF_THESE + "/* skip locked */", {"names": names, "now": now})
@@ -159,7 +181,7 @@ def _stored(found: Row) -> Stored:
 
 # Settling
 
-_HELD: Final = "SELECT seq, outcomes, results FROM mb_message WHERE seq IN [seqs] AND lease = :token /* lock */"
+_HELD: Final = "SELECT seq, outcomes, results, key FROM mb_message WHERE seq IN [seqs] AND lease = :token /* lock */"
 
 
 def settle(connection: Connection, now: int, token: str, settlements: Sequence[Settlement]) -> set[int]:
@@ -168,7 +190,11 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
     held = {one[0]: one for one in connection.rows(_HELD, {"seqs": connection.array(seqs), "token": token})}
     ours = [settlement for settlement in settlements if settlement.seq in held]
     if ours:
-        connection.many(SETTLE, [_settled(one, held[one.seq], now) for one in ours])
+        rows = [_settled(one, held[one.seq], now) for one in ours]
+        connection.many(SETTLE, rows)
+        keyed = [row[-1] for row in rows if row[3] is not None and held[row[-1]][3] is not None]
+        if keyed:
+            pass_on(connection, keyed)
     dead = [letter for one in ours for letter in _dead(one, now)]
     if dead:
         connection.many(ADD_DEAD, dead)
@@ -179,13 +205,15 @@ def settle(connection: Connection, now: int, token: str, settlements: Sequence[S
 
 
 def _settled(settlement: Settlement, held: Row, now: int) -> Row:
-    _, before, results = held
+    _, before, results, _ = held
     outcomes = settlement.outcomes
+    if not settlement.parks:
+        outcomes = [replace(one, parks=False) if one.state == "dead" else one for one in outcomes]
     if before is not None:
         merged = unpack(before)
         merged.update((outcome.handler, outcome) for outcome in outcomes)
         outcomes = [*merged.values()]
-    due, finished = fate_of(outcomes, now, parks=settlement.parks)
+    due, finished = fate_of(outcomes, now)
     return pack(outcomes), _joined(results, settlement.results), due, finished, settlement.seq
 
 
@@ -237,11 +265,11 @@ def owns(connection: Connection, token: str, seq: int) -> bool:
 
 # Waiting
 
-_NEXT: Final = """
+_NEXT_DUE: Final = """
     SELECT min(due_at) FROM (
         SELECT min(due_at) AS due_at FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at > :now
         UNION ALL
-        SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at > :now
+        SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND turn > 0 AND due_at > :now
         UNION ALL
         SELECT min(due_at) FROM mb_message WHERE lease IS NOT NULL AND due_at > :now
         UNION ALL
@@ -254,5 +282,5 @@ def next_due(connection: Connection, now: int) -> int | None:
     """Return when there may be something to claim, or to send by schedule, in milliseconds since the epoch."""
     if pick(connection, now, 1):
         return now
-    due: int | None = connection.rows(_NEXT, {"now": now})[0][0]
+    due: int | None = connection.rows(_NEXT_DUE, {"now": now})[0][0]
     return due

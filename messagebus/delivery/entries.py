@@ -43,6 +43,8 @@ class Outcome:
     """For ``retry``: when, in seconds of the store's clock."""
     failure: Failure | None = None
     """For ``retry`` and ``dead``."""
+    parks: bool = True
+    """For ``dead``: later messages with the key of this one wait until somebody decides; as its settlement said."""
 
 
 @dataclass(slots=True)  # Nobody changes it; to freeze it would take longer than to make it.
@@ -83,7 +85,7 @@ class Settlement:
 
     ``outcomes`` replaces what is stored of the handlers it names. A message is finished when every handler named is
     done or dropped; while one is to be retried it waits until the earliest is due; while one is dead it is kept, and
-    parks its key if ``parks``.
+    parks its key if the settlement that said so had ``parks``.
     """
 
     seq: int

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Final
 
-from messagebus.errors import DispatchError, StoreBusyError
+from messagebus.errors import DispatchError, StoreBusyError, StoreUnavailableError
 
 if sys.platform != "win32":
     import fcntl
@@ -90,6 +90,8 @@ class FileLock:
                     raise self._busy(what) from None
                 time.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+            except OSError as error:
+                raise StoreUnavailableError(what, f"{error.strerror} ({self._path})") from error
             else:
                 return
 

@@ -16,15 +16,21 @@ __all__ = ["flows", "prune", "result", "stats", "tree"]
 _STATS: Final = """
     SELECT
     (SELECT count(*) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now),
-    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND turn > 0 AND due_at <= :now),
+    (SELECT count(*) FROM mb_message
+        WHERE key IS NOT NULL AND finished_at IS NULL AND lease IS NULL AND turn = 0 AND due_at <= :now),
     (SELECT count(*) FROM mb_message WHERE lease IS NOT NULL AND due_at <= :now),
     (SELECT count(*) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at > :now),
-    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at > :now),
+    (SELECT count(*) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND turn > 0 AND due_at > :now),
+    (SELECT count(*) FROM mb_message
+        WHERE key IS NOT NULL AND finished_at IS NULL AND lease IS NULL AND turn = 0 AND due_at > :now),
     (SELECT count(*) FROM mb_message WHERE lease IS NOT NULL AND due_at > :now),
     (SELECT count(*) FROM mb_dead),
     (SELECT count(*) FROM mb_message WHERE finished_at IS NOT NULL),
     (SELECT min(due_at) FROM mb_message WHERE key IS NULL AND lease IS NULL AND due_at <= :now),
-    (SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND due_at <= :now),
+    (SELECT min(due_at) FROM mb_message WHERE key IS NOT NULL AND lease IS NULL AND turn > 0 AND due_at <= :now),
+    (SELECT min(due_at) FROM mb_message
+        WHERE key IS NOT NULL AND finished_at IS NULL AND lease IS NULL AND turn = 0 AND due_at <= :now),
     (SELECT min(due_at) FROM mb_message WHERE lease IS NOT NULL AND due_at <= :now)
 """
 _BELOW: Final = """
@@ -64,10 +70,11 @@ _PRUNE: Final = """
 
 def stats(connection: Connection, now: int) -> Stats:
     """Count; see `Store.stats`."""
-    *counts, first, second, third = connection.rows(_STATS, {"now": now})[0]
-    due, keyed, lost, delayed, keyed_later, in_flight, dead, finished = counts
-    oldest = min((at for at in (first, second, third) if at is not None), default=now)
-    return Stats(due + keyed + lost, delayed + keyed_later, in_flight, dead, finished, (now - oldest) / 1000)
+    row = connection.rows(_STATS, {"now": now})[0]
+    free, keyed, behind, lost, free_later, keyed_later, behind_later, in_flight, dead, finished = row[:10]
+    oldest = min((at for at in row[10:] if at is not None), default=now)
+    delayed = free_later + keyed_later + behind_later
+    return Stats(free + keyed + behind + lost, delayed, in_flight, dead, finished, (now - oldest) / 1000)
 
 
 def result(connection: Connection, message_id: str) -> bytes | int:

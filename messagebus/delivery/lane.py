@@ -14,10 +14,16 @@ from messagebus.delivery.handling import Handling, Rules
 from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.errors import BrokerError, DispatchError, MessageBusError, StoreError
 
-__all__ = ["Lane", "Shift", "Step", "Writer"]
+__all__ = ["Lane", "Pause", "Shift", "Step", "Writer"]
 
-Step = Handling | float | Literal["write"]
-"""What a lane asks of its driver: to run a bus; to wait so many seconds; to let nobody else on this thread write."""
+
+class Pause(float):
+    """Seconds in which nothing is tried, because it has just failed."""
+
+
+Step = Handling | Pause | float | Literal["write"]
+"""What a lane asks of its driver: to run a bus; to do nothing for so many seconds, or to wait for messages at most so
+long; to let nobody else on this thread write."""
 
 _BRIEF: Final = 0.1
 """Seconds of work that are settled at once; a transaction of handlers is not kept open for longer."""
@@ -110,12 +116,15 @@ class Lane:
                 yield _IDLE
 
     def _claim(self) -> Generator[Step, None, Claim | None]:
-        yield "write"
-        try:
-            claim = self._next()
-        except StoreError as error:
-            yield self._trouble(error)
-            return None
+        while True:
+            yield "write"
+            try:
+                claim = self._next()
+                break
+            except StoreError as error:
+                yield self._trouble(error)
+            if self._shift.is_stopping:
+                return None
         self._pause = _FIRST_PAUSE
         return claim if claim.messages else None
 
@@ -296,12 +305,12 @@ class Lane:
         elif outcome.state == "retry" and self._shift.report is not None:
             self._shift.report(logs.HANDLER_POSTPONED, **_fields(stored, outcome))
 
-    def _trouble(self, error: MessageBusError) -> float:
+    def _trouble(self, error: MessageBusError) -> Pause:
         if self._shift.complain is not None:
             event = logs.BROKER_FAILED if isinstance(error, BrokerError) else logs.STORE_FAILED
             self._shift.complain(event, reason=str(error))
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
-        return pause
+        return Pause(pause)
 
 
 def _fields(stored: Stored, outcome: Outcome) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
+from messagebus.delivery.claims import pass_on
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import DeadLetter, Failure, Outcome, Waiting
 from messagebus.delivery.outcomes import fate_of, pack, unpack
@@ -19,7 +20,8 @@ __all__ = ["cancel", "dead", "drop", "move", "retry", "waiting"]
 # Waiting
 
 _WAITS: Final = "lease IS NULL AND due_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mb_dead d WHERE d.seq = m.seq)"
-_CANCEL: Final = f"DELETE FROM mb_message AS m WHERE id = :id AND {_WAITS}"
+_FIND_CANCELLED: Final = f"SELECT seq FROM mb_message m WHERE id = :id AND {_WAITS} /* lock */"
+_CANCEL: Final = "DELETE FROM mb_message WHERE seq = :seq"
 _FIND_WAITING: Final = "SELECT seq, outcomes FROM mb_message WHERE id = :id AND lease IS NULL AND due_at IS NOT NULL"
 _MOVE: Final = "UPDATE mb_message SET due_at = :due, outcomes = :outcomes WHERE seq = :seq"
 
@@ -43,7 +45,11 @@ def _waiting(row: Row, now: int) -> Waiting:
 
 def cancel(connection: Connection, message_id: str) -> bool:
     """Forget a waiting message."""
-    return connection.change(_CANCEL, {"id": message_id}) > 0
+    for (seq,) in connection.rows(_FIND_CANCELLED, {"id": message_id}):
+        pass_on(connection, [seq])
+        connection.change(_CANCEL, {"seq": seq})
+        return True
+    return False
 
 
 def move(connection: Connection, now: int, message_id: str, delay: float, at: datetime | None) -> bool:
@@ -62,7 +68,7 @@ def move(connection: Connection, now: int, message_id: str, delay: float, at: da
 _DEAD: Final = """
     SELECT d.id, m.id, m.type, m.key, d.handler, d.attempts, d.error, d.text, d.place, d.died_at, m.sent_at,
     m.correlation_id, m.causation_id, m.headers, m.body
-    FROM mb_dead d JOIN mb_message m ON m.seq = d.seq WHERE d.died_at <= :before
+    FROM mb_dead d JOIN mb_message m ON m.seq = d.seq WHERE d.id > :after AND d.died_at <= :before
 """
 _FIND_DEAD: Final = """
     SELECT m.seq, d.handler, m.type, m.body, m.due_at, m.lease, m.finished_at, m.outcomes
@@ -70,24 +76,23 @@ _FIND_DEAD: Final = """
 """
 _BURY: Final = "DELETE FROM mb_dead WHERE id = :id"
 _DECIDE: Final = """
-    UPDATE mb_message SET outcomes = :outcomes, body = :body, due_at = :due_at, finished_at = :finished_at
-    WHERE seq = :seq
+    UPDATE mb_message SET outcomes = :outcomes, body = :body, due_at = :due_at, finished_at = :finished_at,
+    turn = turn + 1 WHERE seq = :seq
 """
 
 
 def dead(
-    connection: Connection, before: int, conditions: Mapping[str, Any], error: str | None, limit: int
+    connection: Connection, before: int, conditions: Mapping[str, Any], error: str | None, after: int, limit: int
 ) -> list[DeadLetter]:
-    """List dead letters that died before; ``error`` is the name of a class, with its module or without."""
+    """List dead letters that died before; see `Store.dead`."""
     where = "".join(f" AND {column} = :{column.partition('.')[2]}" for column in conditions)
     parameters = {column.partition(".")[2]: value for column, value in conditions.items()}
     if error is not None:
         where += " AND (d.error = :error OR d.error LIKE :pattern ESCAPE '!')"
         escaped = error.replace("!", "!!").replace("_", "!_").replace("%", "!%")
         parameters |= {"error": error, "pattern": f"%.{escaped}"}
-    rows = connection.rows(
-        f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", {**parameters, "before": before, "limit": limit}
-    )
+    parameters |= {"before": before, "after": after, "limit": limit}
+    rows = connection.rows(f"{_DEAD}{where} ORDER BY d.id LIMIT :limit", parameters)
     return [_dead_letter(row) for row in rows]
 
 
@@ -178,6 +183,8 @@ def drop(connection: Connection, now: int, dead_letter_id: int) -> bool:
     before = case.outcomes.get(case.handler, Outcome(case.handler, "dead", 0))
     case.outcomes[case.handler] = replace(before, state="dropped")
     if case.lease is None and case.finished_at is None:
-        case.due_at, case.finished_at = fate_of(case.outcomes.values(), now, parks=True)
+        case.due_at, case.finished_at = fate_of(case.outcomes.values(), now)
     _close(connection, dead_letter_id, case)
+    if case.finished_at is not None:
+        pass_on(connection, [case.seq])
     return True

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from messagebus.delivery.connection import Row
 from messagebus.delivery.schema import POSTGRES, SQLITE, Insert, Update
 from messagebus.delivery.sending import add_all, prepare, row_of
-from messagebus.delivery.sqlite import driver
+from messagebus.delivery.sqlite_driver import driver
 from messagebus.delivery.store import Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError

@@ -17,6 +17,8 @@ from messagebus.tracebacks import describe
 
 __all__ = ["Fate", "clean", "failure_of", "fate_of", "pack", "read", "unpack"]
 
+_DONE: Final = {"done"}
+
 Fate = tuple[int | None, int | None]
 """When the message is due, and when it was finished, in milliseconds: one of them at most."""
 
@@ -32,11 +34,12 @@ def pack(outcomes: Iterable[Outcome]) -> str:
 
 
 def _written(outcome: Outcome) -> str:
-    head = f'[{_quoted(outcome.handler)},"{outcome.state}",{outcome.attempts},{round(outcome.duration_ms, 3)}'
+    head = f'[{_quoted(outcome.handler)},"{outcome.state}",{outcome.attempts},{outcome.duration_ms:.3f}'
     failure = outcome.failure
     if failure is not None:
         told = [clean(failure.error), clean(failure.text), clean(failure.place)]
-        return f"{head},{_number(outcome.due)},{dump_json(told).decode()}]"
+        parks = "" if outcome.parks else ",false"
+        return f"{head},{_number(outcome.due)},{dump_json(told).decode()}{parks}]"
     return f"{head}]" if outcome.due is None else f"{head},{_number(outcome.due)}]"
 
 
@@ -64,18 +67,20 @@ def unpack(text: str | None) -> dict[str, Outcome]:
         return {}
     found = {}
     for handler, state, attempts, duration, *rest in read(text):
-        failure = Failure(*rest[1]) if len(rest) > 1 else None
-        found[handler] = Outcome(handler, state, attempts, duration, rest[0] if rest else None, failure)
+        due, told, *parks = rest if len(rest) > 1 else (*rest, None, None)[:2]
+        found[handler] = Outcome(handler, state, attempts, duration, due, Failure(*told) if told else None, not parks)
     return found
 
 
-def fate_of(outcomes: Collection[Outcome], now: int, *, parks: bool) -> Fate:
+def fate_of(outcomes: Collection[Outcome], now: int) -> Fate:
     """Say what follows for a message: it waits for the earliest retry, is kept for a dead letter, or is finished."""
     states = {outcome.state for outcome in outcomes}
+    if states == _DONE:
+        return None, now
     if "retry" in states:
         waits = [outcome.due for outcome in outcomes if outcome.state == "retry"]
         return min(now if due is None else ceil(due * 1000) for due in waits), None
-    if parks and "dead" in states:
+    if "dead" in states and any(outcome.parks for outcome in outcomes if outcome.state == "dead"):
         return None, None
     return None, now
 

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from messagebus.delivery.connection import Connection, Row
-from messagebus.delivery.schema import CHECKS, POSTGRES, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, POSTGRES, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.timekeeping import running
 from messagebus.errors import (
     ConfigurationError,
     DispatchError,
@@ -108,9 +109,9 @@ _STATEMENTS: Final = _Statements()
 class PostgresStore(SqlStore):
     """A store in the tables of a PostgreSQL database, in the first schema of its search path.
 
-    Leases, and what is due, go by the clock of the server: how far it is from the one here is measured with each
-    connection. A send whose connection is lost while it commits may have been stored all the same; with a ``dedup``
-    key, or an envelope with an id, it can be repeated without harm.
+    Leases, and what is due, go by the clock of the server: how far it is from one here that nobody can set is measured
+    with each connection. A send whose connection is lost while it commits may have been stored all the same; with a
+    ``dedup`` key, or an envelope with an id, it can be repeated without harm.
 
     Args:
         address: ``user:password@host:port/database?option=...``, as in a URL of SQLAlchemy.
@@ -150,14 +151,14 @@ class PostgresStore(SqlStore):
             _prepare_schema(connection)
 
     def _server_time(self) -> float:
-        return time.time() + self._skew
+        return running() + self._skew
 
     def _connect(self) -> Connection:
         connection = PostgresConnection(self._engine.connect())
         connection.rows(_SETTINGS, {"timeout": f"{round(self._timeout * 1000)}ms"})
-        before = time.time()
+        before = running()
         server, durability = connection.rows(_SERVER)[0]
-        self._skew = server - (before + time.time()) / 2
+        self._skew = server - (before + running()) / 2
         if durability == "off":  # Then what was acknowledged could be lost (law D1).
             connection.change("SET synchronous_commit = on", {})
         return connection
@@ -187,24 +188,33 @@ def _prepare_schema(connection: Connection) -> None:
     connection.rows(_SCHEMA_LINE)
     ours = "SELECT to_regclass('mb_meta') IS NOT NULL, to_regclass('mb_message') IS NOT NULL"
     has_meta, has_messages = connection.rows(ours)[0]
-    what = "open a store on PostgreSQL"
     if has_meta:
-        version = connection.rows("SELECT max(version) FROM mb_meta")[0][0]
-        if version > VERSION:
-            why = f"its tables are of version {version}, newer than {VERSION}"
-            raise StoreFileError(what, why, "Update pydantic-messagebus.")
-        try:
-            for check in CHECKS:
-                connection.rows(check)
-        except psycopg.ProgrammingError as error:
-            why = f"its tables are not those of version {version} ({error})"
-            raise StoreFileError(what, why, "Restore a backup, or use another schema.") from None
+        _check_schema(connection)
     elif has_messages:
-        why = "its table mb_message is none of this library"
-        raise StoreFileError(what, why, "Use another database, or another schema.")
+        raise _unfit("its table mb_message is none of this library", "Use another database, or another schema.")
     else:
         for statement in POSTGRES.tables():
             connection.change(statement, {})
+
+
+def _check_schema(connection: Connection) -> None:
+    version = connection.rows("SELECT max(version) FROM mb_meta")[0][0]
+    if version is None or version < 1:
+        raise _unfit("its version is none", "Restore a backup, or use another schema.")
+    if version > VERSION:
+        raise _unfit(f"its tables are of version {version}, newer than {VERSION}", "Update pydantic-messagebus.")
+    try:
+        for statement in upgrade(version):
+            connection.change(statement, {})
+        for check in CHECKS:
+            connection.rows(check)
+    except psycopg.ProgrammingError as error:
+        why = f"its tables are not those of version {version} ({error})"
+        raise _unfit(why, "Restore a backup, or use another schema.") from None
+
+
+def _unfit(why: str, remedy: str) -> StoreFileError:
+    return StoreFileError("open a store on PostgreSQL", why, remedy)
 
 
 # Errors

@@ -8,7 +8,9 @@ from typing import Any
 
 from messagebus.bus import AsyncMessageBus
 from messagebus.delivery.entries import DeadLetter, Outcome, Stored
-from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
+from messagebus.delivery.handling import Bus, Handling, Rules
+from messagebus.delivery.pauses import Pauses
+from messagebus.delivery.reporting import Reporting
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.delivery.worker import _bus_for
@@ -60,7 +62,9 @@ def rehearse(
         raise ConflictError(full_name(type(message)), "dead letter id", str(dead_letter_id))
     bus = bus or _bus_for(registry)
     made: Callable[..., Bus] = partial(bus, log_level="disabled", error_log_level="disabled")
-    rules = Rules(store, Reporting(registry, is_async=issubclass(bus, AsyncMessageBus)), made, Retry())
+    retry = Retry()
+    reporting = Reporting(registry, is_async=issubclass(bus, AsyncMessageBus))
+    rules = Rules(store, reporting, made, retry, Pauses(retry, store.clock))
     stage = _Stage(store)
     handling = Handling(rules, stage, _stored(letter, message, registry))
     with stage:

@@ -1,7 +1,7 @@
 """The tables of a store, the same on every engine, and the few places in which the SQL of the engines differs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from pydantic_core import to_json as dump_json
 
 __all__ = [
     "ADD_DEAD",
+    "ADD_KEYED",
     "ADD_MESSAGES",
     "ADD_PLAIN",
     "CHECKS",
@@ -19,14 +20,15 @@ __all__ = [
     "Engine",
     "Insert",
     "Update",
+    "upgrade",
 ]
 
-VERSION: Final = 1
-"""Of the tables; a store refuses what a newer version wrote."""
+VERSION: Final = 2
+"""Of the tables; a store refuses what a newer version wrote, and brings up to date what an older one did."""
 
 # A row is in one of the first three indexes at a time: what waits without a key, what waits with one, what is leased.
 _TABLES: Final = """
-CREATE TABLE mb_meta(version integer NOT NULL);
+CREATE TABLE mb_meta(version integer NOT NULL, boot text, epoch bigint);
 CREATE TABLE mb_message(
     seq {serial} PRIMARY KEY,
     id text NOT NULL UNIQUE,
@@ -43,10 +45,11 @@ CREATE TABLE mb_message(
     lease text,
     outcomes text,
     results {blob},
-    finished_at bigint
+    finished_at bigint,
+    turn integer NOT NULL DEFAULT 1
 ){options};
 CREATE INDEX mb_unkeyed ON mb_message(due_at, seq) WHERE key IS NULL AND lease IS NULL AND due_at IS NOT NULL;
-CREATE INDEX mb_keyed ON mb_message(due_at, seq) WHERE key IS NOT NULL AND lease IS NULL AND due_at IS NOT NULL;
+{keyed};
 CREATE INDEX mb_leased ON mb_message(due_at, seq) WHERE lease IS NOT NULL;
 CREATE INDEX mb_leased_key ON mb_message(key) WHERE key IS NOT NULL AND lease IS NOT NULL;
 CREATE INDEX mb_key ON mb_message(key, seq) WHERE key IS NOT NULL AND finished_at IS NULL;
@@ -72,16 +75,35 @@ CREATE TABLE mb_schedule(
     body {blob} NOT NULL,
     next_at bigint NOT NULL
 );
-INSERT INTO mb_meta(version) VALUES (1)
+INSERT INTO mb_meta(version) VALUES ({version})
 """
+
+# With a turn of 0 a message is known not to be the first of its key: nobody need look at it until that has ended.
+_KEYED: Final = """
+CREATE INDEX mb_keyed ON mb_message(due_at, seq)
+WHERE key IS NOT NULL AND lease IS NULL AND due_at IS NOT NULL AND turn > 0
+"""
+
+# By version: what makes the tables of one before into its own.
+_UPGRADES: Final = {
+    2: f"""
+ALTER TABLE mb_meta ADD COLUMN boot text;
+ALTER TABLE mb_meta ADD COLUMN epoch bigint;
+ALTER TABLE mb_message ADD COLUMN turn integer NOT NULL DEFAULT 1;
+DROP INDEX mb_keyed;
+{_KEYED};
+UPDATE mb_meta SET version = 2
+"""
+}
 
 
 # What fails if a table, or a column of it, is not there.
 CHECKS: Final = (
     """SELECT seq, id, type, body, headers, key, dedup, correlation_id, causation_id, sent_at, due_at, attempt, lease,
-    outcomes, results, finished_at FROM mb_message LIMIT 0""",
+    outcomes, results, finished_at, turn FROM mb_message LIMIT 0""",
     "SELECT id, seq, handler, attempts, error, text, place, died_at FROM mb_dead LIMIT 0",
     "SELECT name, cron, timezone, type, body, next_at FROM mb_schedule LIMIT 0",
+    "SELECT version, boot, epoch FROM mb_meta LIMIT 0",
 )
 
 
@@ -108,8 +130,17 @@ class Engine:
 
     def tables(self) -> list[str]:
         """Return the statements that create the tables."""
-        filled = _TABLES.format(serial=self.serial, blob=self.blob, options=self.options)
-        return [statement.strip() for statement in filled.split(";")]
+        filled = _TABLES.format(serial=self.serial, blob=self.blob, options=self.options, keyed=_KEYED, version=VERSION)
+        return _statements(filled)
+
+
+def upgrade(version: int) -> list[str]:
+    """Return the statements that bring tables of an older version up to date; none if they are."""
+    return [statement for newer in range(version + 1, VERSION + 1) for statement in _statements(_UPGRADES[newer])]
+
+
+def _statements(script: str) -> list[str]:
+    return [statement.strip() for statement in script.split(";")]
 
 
 SQLITE: Final = Engine(
@@ -120,6 +151,7 @@ SQLITE: Final = Engine(
     words=(
         ("IN [seqs]", "IN (SELECT value FROM json_each(:seqs))"),
         ("IN [names]", "IN (SELECT value FROM json_each(:names))"),
+        ("/* without a turn */", "AND n.turn = 0"),
     ),
 )
 POSTGRES: Final = Engine(
@@ -170,6 +202,8 @@ class Insert(_Bulk):
     table: str
     columns: tuple[str, ...]
     conflict: str
+    has_turns: bool = False
+    """What has to wait behind another with its key is known at once where only one can write."""
 
     @cached_property
     def sqlite(self) -> str:
@@ -179,6 +213,11 @@ class Insert(_Bulk):
         """Return the statement for so many rows at once."""
         marks = f"({', '.join('?' * len(self.columns))})"
         values = ", ".join([marks] * count)
+        if self.has_turns:
+            key = f"column{self.columns.index('key') + 1}"
+            turn = f"NOT EXISTS (SELECT 1 FROM mb_message p WHERE p.key = v.{key} AND p.finished_at IS NULL)"
+            into = f"{self.table}({', '.join(self.columns)}, turn)"
+            return f"INSERT INTO {into} SELECT v.*, {turn} FROM (VALUES {values}) v WHERE true {self.conflict}"
         return f"INSERT INTO {self.table}({', '.join(self.columns)}) VALUES {values} {self.conflict}"
 
     @cached_property
@@ -215,6 +254,7 @@ ADD_MESSAGES: Final = Insert(
     ("id", "type", "body", "headers", "key", "dedup", "correlation_id", "causation_id", "sent_at", "due_at"),
     "ON CONFLICT DO NOTHING",
 )
+ADD_KEYED: Final = replace(ADD_MESSAGES, has_turns=True)
 ADD_PLAIN: Final = Insert("mb_message", ("id", "type", "body", "sent_at", "due_at"), "ON CONFLICT DO NOTHING")
 """For messages with nothing in the other columns of `ADD_MESSAGES`: to bind as many again would take half the time."""
 

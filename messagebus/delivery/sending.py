@@ -12,7 +12,7 @@ from messagebus import telemetry
 from messagebus.delivery.connection import Row, Statements
 from messagebus.delivery.entries import Arrival, Sending
 from messagebus.delivery.outcomes import clean
-from messagebus.delivery.schema import ADD_MESSAGES, ADD_PLAIN
+from messagebus.delivery.schema import ADD_KEYED, ADD_MESSAGES, ADD_PLAIN
 from messagebus.envelope import CURRENT, Envelope, _random, traced
 from messagebus.errors import (
     ConfigurationError,
@@ -223,10 +223,11 @@ def row_of_arrival(arrival: Arrival, now: int) -> Row:
 
 def add(connection: Statements, rows: Sequence[Row]) -> list[str | ConflictError]:
     """Write messages; return for each its id, that of the one whose duplicate it is, or why it cannot be stored."""
-    if all(row[3:8] == _NOTHING for row in rows):
-        count = connection.many(ADD_PLAIN, [(id, type, body, sent, due) for id, type, body, *_, sent, due in rows])
+    if not [row for row in rows if row[3:8] != _NOTHING]:
+        count = connection.many(ADD_PLAIN, [row[:3] + row[8:] for row in rows])
     else:
-        count = connection.many(ADD_MESSAGES, rows)
+        is_keyed = any(row[4] is not None for row in rows)
+        count = connection.many(ADD_KEYED if is_keyed else ADD_MESSAGES, rows)
     if count == len(rows):
         return [row[0] for row in rows]
     names = connection.array([row[0] for row in rows])

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -143,16 +143,19 @@ class SqlStore(Access):
     def _add(self, rows: Sequence[Row]) -> list[str]:
         if not rows:
             return []
-        with self._once("send a message") if len(rows) == 1 else self._write("send messages") as connection:
+        with self._adding(len(rows)) as connection:
             ids = add_all(connection, rows)
         self._wake()
         return ids
 
     def _add_group(self, rows: Sequence[Row]) -> list[str | ConflictError]:
-        with self._once("send messages") as connection:
+        with self._adding(len(rows)) as connection:
             answers = add(connection, rows)
         self._wake()
         return answers
+
+    def _adding(self, count: int) -> AbstractContextManager[Connection]:
+        return self._once("send a message") if count == 1 else self._write("send messages")
 
     def _wake(self) -> None:
         if not self._sent.is_set():
@@ -205,12 +208,13 @@ class SqlStore(Access):
         handler: str | None = None,
         error: str | None = None,
         older_than: float = 0.0,
+        after: int = 0,
         limit: int = 100,
     ) -> list[DeadLetter]:
         before = self._now() - round(older_than * 1000)
         conditions = _given(**{"d.id": id, "m.type": type, "d.handler": handler})
         with self._read("list dead letters") as connection:
-            return letters.dead(connection, before, conditions, error, limit)
+            return letters.dead(connection, before, conditions, error, after, limit)
 
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:
         with self._write("retry a dead letter") as connection:

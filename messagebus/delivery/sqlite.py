@@ -1,7 +1,7 @@
 """A store in an SQLite file, beside the application's own tables if it likes, or in memory."""
 
 import os
-import sqlite3
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,34 +13,21 @@ from messagebus.delivery.claims import may_pick
 from messagebus.delivery.connection import Connection, Row
 from messagebus.delivery.entries import Claim
 from messagebus.delivery.filelock import FileLock
-from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update
+from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
+from messagebus.delivery.sqlite_driver import driver
+from messagebus.delivery.sqlite_errors import FAILED, UNAVAILABLE, meaning, unfit
 from messagebus.delivery.store import Transaction
+from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
 
-__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore", "has_wal_reset_bug"]
-
-
-def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Say whether two connections of this SQLite that write and checkpoint at one instant may damage the file.
-
-    Source: https://sqlite.org/wal.html, "The WAL-Reset Bug".
-    """
-    is_fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-    return version >= (3, 7) and not is_fixed
-
-
-driver: Any = sqlite3
-"""The module that speaks to SQLite: the standard library's, or that of the extra ``sqlite`` where it is the sounder."""
-if has_wal_reset_bug(sqlite3.sqlite_version_info):
-    with suppress(ImportError):
-        import pysqlite3  # pyright: ignore[reportMissingImports] - an extra
-
-        driver = pysqlite3
+__all__ = ["APPLICATION_ID", "MemoryStore", "SqliteStore"]
 
 APPLICATION_ID: Final = 0x6D62_7573  # "mbus"
 _CHECKED_AT_OPEN: Final = 64 * 2**20
 """Bytes: larger files are not read through when they are opened, only what of them is used."""
+_SHRUNK_AT_ONCE: Final = 256
+"""Pages; a file that has fewer is left as it is."""
 _SETTINGS: Final = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
@@ -77,6 +64,8 @@ class SqliteConnection:
                 values = [*chain.from_iterable(rows[done : done + size])]
                 count += self.raw.execute(_inserting(statement, size), values).rowcount
                 done += size
+        if len(rows) == 1:
+            return int(self.raw.execute(statement.sqlite, rows[0]).rowcount)
         if done < len(rows):
             count += self.raw.executemany(statement.sqlite, rows[done:]).rowcount
         return count
@@ -99,10 +88,14 @@ class SqliteConnection:
         """The file has one write lock."""
 
     def begin(self, *, is_durable: bool = True) -> None:
+        self.sync(is_durable=is_durable)
+        self.raw.execute("BEGIN IMMEDIATE")
+
+    def sync(self, *, is_durable: bool) -> None:
+        """Say whether commits wait for the disk."""
         if is_durable is not self._is_durable:
             self.raw.execute("PRAGMA synchronous = FULL" if is_durable else "PRAGMA synchronous = NORMAL")
             self._is_durable = is_durable
-        self.raw.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         if self._process != os.getpid():
@@ -164,13 +157,21 @@ class SqliteStore(SqlStore):
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._file_lock = FileLock(f"{self._path}-lock", timeout)
+        self._watch = Watch() if clock is time.time and can_watch() else None
         super().__init__(clock, retention)
         try:
-            with self._read("open the store") as connection, self._alone("open the store"):
-                _prepare_file(cast("SqliteConnection", connection), self._path)
+            try:
+                self._prepare()
+            except StoreFileError:  # SQLite says of a page that it is damaged even if it only could not be read.
+                self._prepare()
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self) -> None:
+        with self._read("open the store") as connection, self._alone("open the store"):
+            _prepare_file(cast("SqliteConnection", connection), self._path)
+            self._keep_time(connection)
 
     def _connect(self) -> SqliteConnection:
         if self._pool.was_busy_at_fork:
@@ -208,6 +209,24 @@ class SqliteStore(SqlStore):
         self._file_lock.release()
 
     @contextmanager
+    def _once(self, what: str) -> Iterator[Connection]:
+        with self._connection(what) as connection:
+            self._lock(what)
+            try:
+                self._keep_time(connection)
+                cast("SqliteConnection", connection).sync(is_durable=True)
+                yield connection
+            finally:
+                self._unlock()
+
+    def _keep_time(self, connection: Connection) -> None:
+        if self._watch is None or self._watch.is_right():
+            return
+        with _transaction(connection):
+            epoch = self._watch.set_right(connection)
+        self._watch.note(epoch)
+
+    @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
         if self._file_lock.is_mine():
             yield
@@ -219,7 +238,7 @@ class SqliteStore(SqlStore):
             self._unlock()
 
     def _meaning(self, error: Exception, what: str) -> Exception | None:
-        return _meaning(error, what, self._path)
+        return meaning(error, what, self._path)
 
     def claim(self, limit: int, lease: float, *, transaction: Transaction | None = None) -> Claim:
         # Who finds nothing must not keep others waiting for the file's one write lock.
@@ -228,6 +247,24 @@ class SqliteStore(SqlStore):
                 if not may_pick(connection, self._now()):
                     return Claim("", ())
         return super().claim(limit, lease, transaction=transaction)
+
+    def prune(self, older_than: float) -> int:
+        count = super().prune(older_than)
+        while self._has_too_much_room():
+            # A bit at a time, so that others are not kept from writing.
+            with self._write("shrink the file", is_durable=False) as connection:
+                cast("SqliteConnection", connection).raw.execute(
+                    f"PRAGMA incremental_vacuum({_SHRUNK_AT_ONCE})"
+                ).fetchall()
+        return count
+
+    def _has_too_much_room(self) -> bool:
+        """Say whether more than a third of the file is empty, which can be given back."""
+        with self._read("look for room") as connection:
+            raw = cast("SqliteConnection", connection).raw
+            names = ("auto_vacuum", "freelist_count", "page_count")
+            is_shrinkable, empty, pages = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return bool(is_shrinkable) and empty * 3 > pages and pages > _SHRUNK_AT_ONCE
 
     def close(self) -> None:
         super().close()
@@ -243,6 +280,7 @@ class MemoryStore(SqliteStore):
     ) -> None:
         self._path = ":memory:"
         self._file_lock = FileLock(None, timeout)
+        self._watch = None
         self._raw = driver.connect(":memory:", isolation_level=None, check_same_thread=False)
         SqlStore.__init__(self, clock, retention)
         _create_tables(SqliteConnection(self._raw))
@@ -277,82 +315,74 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
     application, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if os.path.getsize(path) <= _CHECKED_AT_OPEN:
-        found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise _unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+        _check_pages(raw, path)
     ours = {name for name in tables if name.startswith("mb_")}
     if application == APPLICATION_ID and version > VERSION:
         raise _newer(path, version)
     if ours:
-        _check_tables(connection, ours, path)
+        _check_tables(connection, ours, path, is_alone=application == APPLICATION_ID)
+    elif not tables:  # Afterwards it would be too late.
+        raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if raw.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-        raise _unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
+        raise unfit(path, "its journal cannot be a write-ahead log", "Name a file on a local disk.")
     if not ours:
         _create_tables(connection, is_alone=not tables and application == 0 and version == 0)
 
 
-def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
+def _check_pages(raw: Any, path: str) -> None:
+    found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+    failed = re.search(r"error code=(\d+)", found)
+    if failed and int(failed[1]) & 0xFF == FAILED:  # What cannot be read now need not be damaged.
+        raise StoreUnavailableError("open the store", f"{UNAVAILABLE[FAILED]} ({path})")
+    if found != "ok":
+        raise unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
+
+
+def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is_alone: bool) -> None:
     if "mb_meta" not in ours:
-        raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+        raise unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
+    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
+    if not isinstance(version, int) or version < 1:
+        raise unfit(path, "its version is none", "Restore a backup.")
     if version > VERSION:
         raise _newer(path, version)
     try:
+        if version < VERSION:
+            _upgrade(connection, version, is_alone=is_alone)
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
-        raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
+        raise unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
 
 
-def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
     connection.begin()
     try:
-        for statement in SQLITE.tables():
-            connection.raw.execute(statement)
-        if is_alone:  # Otherwise the application may use these for itself.
-            connection.raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.raw.execute(f"PRAGMA user_version = {VERSION}")
+        yield
         connection.commit()
     except BaseException:
         connection.rollback()
         raise
 
 
+def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:
+    with _transaction(connection):
+        for statement in SQLITE.tables():
+            connection.raw.execute(statement)
+        if is_alone:  # Otherwise the application may use these for itself.
+            connection.raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.raw.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _upgrade(connection: SqliteConnection, version: int, *, is_alone: bool) -> None:
+    with _transaction(connection):
+        for statement in upgrade(version):
+            connection.raw.execute(statement)
+        if is_alone:
+            connection.raw.execute(f"PRAGMA user_version = {VERSION}")
+
+
 def _newer(path: str, version: int) -> StoreFileError:
     why = f"its tables are of version {version}, newer than {VERSION}"
-    return _unfit(path, why, "Update pydantic-messagebus.")
-
-
-def _unfit(path: str, why: str, remedy: str) -> StoreFileError:
-    return StoreFileError(f"open {path} as a store", why, remedy)
-
-
-# Errors
-
-_BUSY: Final = {5: "the database is locked by others", 6: "a table is locked by others"}
-_UNAVAILABLE: Final = {
-    3: "access is denied",
-    7: "memory is exhausted",
-    8: "the file or its folder is read-only",
-    10: "the disk failed",
-    13: "the disk is full",
-    14: "the file cannot be opened",
-    15: "the file's locks do not work",
-}
-_CORRUPT: Final = 11
-_DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
-
-
-def _meaning(error: Exception, what: str, path: str) -> Exception | None:
-    """Return what an error of SQLite, or of the lock file, is to the caller; None if it is the caller's own."""
-    if isinstance(error, OSError) and error.filename in (path, f"{path}-lock"):
-        return StoreUnavailableError(what, f"{error.strerror} ({error.filename})")
-    if not isinstance(error, driver.Error):
-        return None
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, _UNAVAILABLE)):
-        if code in reasons:
-            return cls(what, f"{reasons[code]} ({path})")
-    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
-    why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
-    return None if why is None else _unfit(path, why, "Restore a backup, or name another file.")
+    return unfit(path, why, "Update pydantic-messagebus.")

@@ -154,9 +154,20 @@ class Store(Protocol):
         handler: str | None = None,
         error: str | None = None,
         older_than: float = 0.0,
+        after: int = 0,
         limit: int = 100,
     ) -> list[DeadLetter]:
-        """Return dead letters, the oldest first. ``older_than``: seconds since it died; ``error``: a class name."""
+        """Return dead letters, the oldest first.
+
+        Args:
+            id: that one.
+            type: of messages with that wire name.
+            handler: of that one, as in ``shop.place_order``.
+            error: the name of a class, with its module or without.
+            older_than: died so many seconds ago, or before.
+            after: those that follow the one with this id, where they are read a piece at a time.
+            limit: so many at most.
+        """
         ...
 
     def retry(self, dead_letter_id: int, *, message: Message | None = None) -> bool:

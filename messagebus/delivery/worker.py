@@ -15,8 +15,11 @@ from typing import Any, Final
 from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.carrier import Carrier, Intake
-from messagebus.delivery.handling import Bus, Handling, Reporting, Rules
-from messagebus.delivery.lane import Lane, Writer
+from messagebus.delivery.entries import Failure
+from messagebus.delivery.handling import Bus, Handling, Rules
+from messagebus.delivery.lane import Lane, Pause, Writer
+from messagebus.delivery.pauses import Pauses
+from messagebus.delivery.reporting import Reporting
 from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import Store
 from messagebus.errors import AsyncHandlerError, ConfigurationError, HandlerError, MessageBusError, full_name
@@ -46,6 +49,10 @@ class Worker:
     writes through `current_transaction`, is stored together with that (laws D2 to D6). Any number of workers may share
     a store. A message runs on the bus as it would in process, with the same overrides and records; what it leads to is
     stored, and handled in its turn.
+
+    A handler that fails for ten messages in a row is paused: what it needs is likely to be down. Until it succeeds
+    again it gets one message in each ``retry.first`` seconds; the others wait, and that is no attempt of theirs. Errors
+    that are not worth another try, by ``retry``, do not count.
 
     Args:
         store: as `open_store` returns it; or a broker, as `messagebus.brokers.connect` returns it.
@@ -95,7 +102,8 @@ class Worker:
         _check_handlers(registry, is_async=self.is_async)
         made: Callable[..., Bus] = partial(bus, log_level=log_level, error_log_level=error_log_level, logger=logger)
         carrier, store = _parted(store, inbox)
-        self.rules = Rules(store, Reporting(registry, is_async=self.is_async), made, retry, carrier)
+        pauses = Pauses(retry, store.clock, self._tell_of_pause)
+        self.rules = Rules(store, Reporting(registry, is_async=self.is_async), made, retry, pauses, carrier)
         self.batch, self.concurrency, self.lease, self.grace = batch, concurrency, lease, grace
         self.report, self.complain = _guarded(*logs.writers(log_level, error_log_level, logger))
         self.is_stopping = False
@@ -163,6 +171,13 @@ class Worker:
             if self._limit is not None and self._settled >= self._limit:
                 self.is_stopping = True
 
+    def _tell_of_pause(self, handler: str, failure: Failure | None) -> None:
+        if failure is None and self.report is not None:
+            self.report(logs.HANDLER_RESUMED, handler=handler)
+        elif failure is not None and self.complain is not None:
+            fields = {"error": failure.error, "reason": failure.text, "place": failure.place}
+            self.complain(logs.HANDLER_PAUSED, handler=handler, **fields)
+
     # Running the lanes
 
     def _run(self) -> None:
@@ -206,11 +221,20 @@ class Worker:
     def _wait(self, seconds: float) -> None:
         carrier = self.rules.carrier
         with suppress(MessageBusError):  # The next claim will tell.
-            if carrier is not None and not self.rules.passes_all_on:
+            if isinstance(seconds, Pause):
+                self._do_nothing(seconds)
+            elif carrier is not None and not self.rules.passes_all_on:
                 carrier.wait(seconds / _LOOKS)
             else:
                 self.rules.store.wait(seconds)
         self._watch_time()
+
+    def _do_nothing(self, seconds: float) -> None:
+        """Let so much time pass; hardly any if the worker is to stop."""
+        end = time.monotonic() + seconds
+        while not self.is_stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _TICK / 10))
+            self._watch_time()
 
     def _watch_time(self) -> None:
         if self._end is not None and time.monotonic() >= self._end:
@@ -275,9 +299,10 @@ class Worker:
         self._watch_time()
         now = time.monotonic()
         self.rules.store.fire()
-        if now - self._pruned_at > _PRUNE_EVERY or self._pruned_at == 0:
+        retention = self.rules.store.retention
+        if now - self._pruned_at > min(_PRUNE_EVERY, retention / 4) or self._pruned_at == 0:
             self._pruned_at = now
-            self.rules.store.prune(self.rules.store.retention)
+            self.rules.store.prune(retention)
 
     @contextmanager
     def _carried(self) -> Generator[None, None, None]:

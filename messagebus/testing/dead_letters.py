@@ -106,6 +106,7 @@ class DeadLetterLaws(Laws):
         assert ["1", "2"] == found(error="shop.OutOfStock")
         assert ["1", "2"] == found(older_than=15)
         assert ["1", "2"] == found(limit=2)
+        assert found()[1:3] == found(after=store.dead()[0].id, limit=2)
         assert ["3"] == found(type="shop.order_placed", handler="a")
         assert [] == found(type="shop.place_order", handler="b")
 

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import LEASE, Laws, at_once, dies, end, finish, outcome, sending, take, take_one
@@ -151,6 +153,21 @@ class KeyLaws(Laws):
         assert store.retry(letter.id)
         assert letter.message_id == finish(store).id
 
+    def test_dead_letter_parks_as_it_was_told_to(self, store: Store, clock: Clock) -> None:
+        """[D5] A sibling that is settled later, by a worker with another opinion, changes nothing about it."""
+        store.send_many(orders("a-1", "a-2"), key="a")
+        store.send_many(orders("b-1", "b-2"), key="b")
+        claim = store.claim(10, LEASE)
+        for message, parks in zip(claim.messages, [True, False], strict=True):
+            outcomes = [outcome("dead", "shop.ship"), outcome("retry", "shop.bill", due=clock())]
+            end(store, claim.token, message, *outcomes, parks=parks)
+
+        claim = store.claim(10, LEASE)
+        for message, parks in zip(claim.messages, [False, True], strict=True):
+            end(store, claim.token, message, outcome("done", "shop.bill"), parks=parks)
+
+        assert ["b-2"] == order_ids(take(store))
+
     def test_replay_waits_for_the_one_in_flight(self, store: Store) -> None:
         """[D5] Tried again after those behind it went on, it is not handled beside one of them."""
         store.send_many(orders("o-1", "o-2", "o-3"), key=KEY)
@@ -162,6 +179,42 @@ class KeyLaws(Laws):
 
         end(store, token, message)
         assert [["o-1"], ["o-3"]] == [order_ids([finish(store)]) for _ in range(2)]
+
+    @pytest.mark.parametrize("how", ["finished", "cancelled", "dropped", "not parking"])
+    def test_turn_comes_however_many_wait_for_it(self, store: Store, how: str) -> None:
+        """[D5] Whatever a store takes down of those that wait, it knows which one is next when the first has ended."""
+        first = store.send(PlaceOrder(order_id="0"), key=KEY)
+        store.send_many(orders(*map(str, range(1, 250))), key=KEY)
+        store.send_many(orders("a", "b"), key=lambda message: message.model_dump()["order_id"])
+        if how == "cancelled":
+            store.move(first, delay=3_600)
+            assert ["a", "b"] == order_ids(take(store, limit=50))
+            store.cancel(first)
+        else:
+            claim = store.claim(50, LEASE)
+            assert ["0", "a", "b"] == order_ids(claim.messages)
+            assert () == take(store, limit=50)
+            ended = outcome("done" if how == "finished" else "dead")
+            end(store, claim.token, claim.messages[0], ended, parks=how != "not parking")
+        if how == "dropped":
+            assert () == take(store, limit=50)
+            store.drop(store.dead()[0].id)
+
+        assert ["1"] == order_ids([finish(store)])
+        assert ["2"] == order_ids(take(store))
+
+    def test_replay_comes_first_however_many_wait(self, store: Store) -> None:
+        """[D5] Those that were next have to wait for their turn again."""
+        store.send(PlaceOrder(order_id="0"), key=KEY)
+        store.send_many(orders(*map(str, range(1, 250))), key=KEY)
+        dies(store, parks=False)
+        claim = store.claim(50, LEASE)
+        store.retry(store.dead()[0].id)
+        assert () == take(store, limit=50)
+
+        end(store, claim.token, claim.messages[0])
+
+        assert [["0"], ["2"]] == [order_ids([finish(store)]) for _ in range(2)]
 
     def test_workers_keep_the_order_of_each_key(self, store: Store, another: Callable[[], Store]) -> None:
         """[D5] Several workers, many keys: each message once, per key in order, and one at a time."""

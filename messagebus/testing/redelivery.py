@@ -7,7 +7,7 @@ from typing import Any
 
 from messagebus import Message, MessageBus
 from messagebus.delivery import Stored
-from messagebus.delivery.handling import _HandlerWork
+from messagebus.delivery.reporting import HandlerWork
 from messagebus.delivery.store import WORK
 from messagebus.errors import full_name
 from messagebus.registry import Handler
@@ -128,7 +128,7 @@ class _Trial:
 
 def _twice(handler: Handler) -> Handler:
     def call(message: Message) -> Any:
-        first = _HandlerWork(WORK.get(), handler)
+        first = HandlerWork(WORK.get(), handler)
         token = WORK.set(first)
         try:
             result = handler.function(message)
@@ -140,7 +140,7 @@ def _twice(handler: Handler) -> Handler:
         return handler.function(message)
 
     async def acall(message: Message) -> Any:
-        first = _HandlerWork(WORK.get(), handler)
+        first = HandlerWork(WORK.get(), handler)
         token = WORK.set(first)
         try:
             result: Awaitable[Any] = handler.function(message)

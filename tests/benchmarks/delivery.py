@@ -264,15 +264,15 @@ def claims(name: str, place: Place, size: _Size) -> list[Line]:
 
 @contextmanager
 def _claiming(url: str, waiting: int, key_of: Callable[[int], str | None]) -> Iterator[Rate]:
-    """Claim where so many messages wait at any time: what is claimed is settled, and others are sent."""
+    """Claim where so many messages wait at any time: what is claimed is settled, and others like it are sent."""
     store = open_store(url)
-    numbers = count()
 
-    def send(number: int) -> None:
-        store.send_many(orders.place_orders(number), key=lambda _: key_of(next(numbers)))
+    def send(keys: Sequence[str | None]) -> None:
+        each = iter(keys)
+        store.send_many(orders.place_orders(len(keys)), key=lambda _: next(each))
 
-    for _ in range(waiting // _FEW):
-        send(_FEW)
+    for begin in range(0, waiting, _FEW):
+        send([key_of(number) for number in range(begin, begin + _FEW)])
 
     def rate() -> float:
         taken = 0.0
@@ -282,7 +282,7 @@ def _claiming(url: str, waiting: int, key_of: Callable[[int], str | None]) -> It
             taken += perf_counter() - started
             done = [Settlement(stored.seq, [Outcome("send_mail", "done", 1)]) for stored in claim.messages]
             store.settle(claim.token, done)
-            send(len(done))
+            send([stored.key for stored in claim.messages])
         return _CLAIMS / taken
 
     yield rate

@@ -15,6 +15,7 @@ from messagebus.delivery import (
     StoreUnavailableError,
     open_store,
 )
+from messagebus.delivery.schema import VERSION
 from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, end, finish, outcome, take, take_one
 from messagebus.testing.shop import PlaceOrder, order_ids, orders
@@ -97,9 +98,9 @@ def test_stores_that_open_at_once_make_the_tables_once(opened):
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
-        ("UPDATE mb_meta SET version = 2", "newer"),
+        (f"UPDATE mb_meta SET version = {VERSION + 1}", "newer"),
         ("DROP TABLE mb_meta", "none of this library"),
-        ("ALTER TABLE mb_message DROP COLUMN headers", "not those of version 1"),
+        ("ALTER TABLE mb_message DROP COLUMN headers", f"not those of version {VERSION}"),
     ],
 )
 def test_tables_of_another_are_refused(opened, server, statement, why):

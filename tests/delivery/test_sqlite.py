@@ -15,7 +15,9 @@ import pytest
 
 from messagebus import ConfigurationError, DispatchError
 from messagebus.delivery import StoreBusyError, StoreFileError, StoreUnavailableError, open_store
-from messagebus.delivery.sqlite import APPLICATION_ID, has_wal_reset_bug
+from messagebus.delivery.schema import VERSION
+from messagebus.delivery.sqlite import APPLICATION_ID
+from messagebus.delivery.sqlite_driver import has_wal_reset_bug
 from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, take
 from messagebus.testing.shop import PlaceOrder, order_ids, orders
@@ -85,7 +87,7 @@ def test_own_file_says_whose_it_is(path, opened):
     """[D11] `file bus.db`, and an older version of the library, can tell."""
     store = opened()
 
-    assert [APPLICATION_ID, 1] == [ask(store, "application_id"), ask(store, "user_version")]
+    assert [APPLICATION_ID, VERSION] == [ask(store, "application_id"), ask(store, "user_version")]
 
 
 def test_file_of_the_application_keeps_its_own(path, opened):
@@ -110,10 +112,10 @@ def test_file_of_the_application_keeps_its_own(path, opened):
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
-        ("PRAGMA user_version = 2", "newer"),
-        ("UPDATE mb_meta SET version = 2", "newer"),
+        (f"PRAGMA user_version = {VERSION + 1}", "newer"),
+        (f"UPDATE mb_meta SET version = {VERSION + 1}", "newer"),
         ("DROP TABLE mb_meta", "none of this library"),
-        ("ALTER TABLE mb_message DROP COLUMN headers", "not those of version 1"),
+        ("ALTER TABLE mb_message DROP COLUMN headers", f"not those of version {VERSION}"),
     ],
 )
 def test_tables_of_another_are_refused(path, opened, statement, why):

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
+import structlog
 
 from messagebus import Envelope, Registry, to_json
 from messagebus.delivery import Arrival, Retry, Worker, current_transaction, open_store
 from messagebus.testing import Clock
 from messagebus.testing.laws import take
-from messagebus.testing.shop import PlaceOrder, order_ids, orders
+from messagebus.testing.shop import OrderPlaced, PlaceOrder, order_ids, orders
 
 QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
 
@@ -143,10 +144,10 @@ def test_f46_message_kills_its_worker(start, tmp_path):
     store.close()
 
 
-def test_f48_many_fail_at_once(registry, clock):
-    """[D4] What a dependency that is down for a minute makes fail comes back spread out, and all of it is done."""
+def test_f48_what_a_handler_needs_is_down(registry, clock):
+    """[D4] It is left alone, but for one message a second, and none is given up; then all come back, spread out."""
     store = open_store("memory://", clock=clock)
-    count, down_until, calls = 500, clock() + 60, Counter()
+    count, down_until, calls = 10_000, clock() + 60, Counter()
 
     def place_order(_):
         calls[int(clock())] += 1
@@ -154,16 +155,71 @@ def test_f48_many_fail_at_once(registry, clock):
             raise OutOfStock
 
     registry.register(PlaceOrder, place_order)
+    worker = Worker(store, registry, **QUIET)
     store.send_many(orders(*map(str, range(count))))
 
     while store.stats().delayed + store.stats().due:
-        work(store, registry, retry=Retry(attempts=20, first=2, longest=30))
-        clock.advance(0.5)
+        worker.run(until_idle=True)
+        clock.advance(1)
 
     after = {second: number for second, number in calls.items() if second >= down_until}
-    assert count == store.stats().finished == sum(after.values())
+    assert (count, 0) == (store.stats().finished, store.stats().dead)
+    assert sum(calls.values()) <= 1.1 * count
     assert max(after.values()) < count / 5, "a thundering herd"
-    assert sum(calls.values()) < 10 * count
+    store.close()
+
+
+def test_f48_others_go_on_meanwhile(registry, clock):
+    """[D4] A handler that is paused holds up no other; a record says that it is, and one that it goes on."""
+    store, handled, is_up = open_store("memory://", clock=clock), [], []
+    capture = structlog.testing.LogCapture()
+
+    def place_order(_):
+        if not is_up:
+            raise OutOfStock("there is none left")
+
+    registry.register(PlaceOrder, place_order)
+    registry.register(OrderPlaced, lambda event: handled.append(event.order_id))
+    store.send_many(orders(*map(str, range(50))))
+    store.send(OrderPlaced(order_id="o-1"))
+    logger = structlog.wrap_logger(None, [capture], structlog.make_filtering_bound_logger("debug"))
+    worker = Worker(store, registry, logger=logger)
+
+    worker.run(until_idle=True)
+    assert ["o-1"] == handled
+    is_up.append(True)
+    clock.advance(60)
+    worker.run(until_idle=True)
+
+    told = [entry for entry in capture.entries if entry["event"] in {"handler.paused", "handler.resumed"}]
+    assert ["handler.paused", "handler.resumed"] == [entry["event"] for entry in told]
+    assert ["there is none left", None] == [entry.get("reason") for entry in told]
+    assert 10 == sum(entry["event"] == "message.failed" for entry in capture.entries)
+    assert 51 == store.stats().finished
+    store.close()
+
+
+def test_f48_poison_is_no_outage(registry, clock):
+    """[D4] One message that fails again and again pauses nobody; nor does an error that is the message's own."""
+    store, handled = open_store("memory://", clock=clock), []
+
+    def place_order(command):
+        if command.order_id == "poison":
+            raise OutOfStock
+        if command.order_id.startswith("wrong"):
+            raise ValueError
+        handled.append(command.order_id)
+
+    registry.register(PlaceOrder, place_order)
+    store.send_many(orders("poison", *(f"wrong-{number}" for number in range(20)), "good"))
+    worker = Worker(store, registry, retry=Retry(attempts=12, permanent=(ValueError,)), **QUIET)
+    for _ in range(11):
+        worker.run(until_idle=True)
+        clock.advance(3_600)
+    worker.run(until_idle=True)
+
+    assert ["good"] == handled
+    assert [20, 12] == [len(store.dead(error="ValueError")), store.dead(error="OutOfStock")[0].attempts]
     store.close()
 
 

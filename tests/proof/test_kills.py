@@ -1,15 +1,8 @@
 """Kill loops: producers and workers die at any moment, and every promise is kept."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.delivery import killing
-
-KILLS = 60
+from tests.proof import kills
 
 # One command, with key and effect, and its event: handled without any fault.
 SMOOTH = """
@@ -30,29 +23,39 @@ EFFECTS = [f"1:0000{number}a {type}" for number in (0, 3) for type in ("shop.pla
 ROWS = ["1:00000a"]
 
 
-def verdict(ledger=SMOOTH, effects=EFFECTS, rows=ROWS, killed=frozenset()):
-    return killing.judge([line.split() for line in ledger.split("\n") if line], effects, rows, killed)
+def verdict(ledger=SMOOTH, effects=EFFECTS, rows=ROWS):
+    """Judge a ledger, in which a second passes with each line."""
+    lines = [line.split() for line in ledger.split("\n") if line]
+    return kills.judge([[*line, str(second)] for second, line in enumerate(lines)], effects, rows)
 
 
-def test_f32_f33_f42_killed_at_any_moment(url, tmp_path):
-    """[D1] [D2] [D3] [D5] Producers and workers are killed; the survivors finish, and the ledger knows."""
-    command = [sys.executable, "-W", "error", killing.__file__, url, str(tmp_path), str(KILLS), "32"]
-
-    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2])
-
-    story = json.loads(ended.stdout)
-    print(story)
-    assert [] == story["problems"]
-    assert KILLS <= story["kills"]
-    assert KILLS < story["accepted"]
+def test_f32_f33_f42_killed_at_any_moment():
+    """[D1] [D2] [D3] [D5] [D10] Producers and workers are killed; the survivors finish, and the ledger knows."""
+    kills.prove(kills.SHORT, print)
 
 
 def test_judge_finds_nothing_where_nothing_is_wrong():
     """The tests below are of the judge; this one is that it can be content."""
     assert [] == verdict()
     assert [] == verdict(SMOOTH.replace("D 1:00003a shop.place_order m-3 200\n", ""))
-    again = SMOOTH.replace("D 1:00003a shop.place_order m-3 200", "S 1:00003a shop.place_order m-3 201")
-    assert [] == verdict(again + "D 1:00003a shop.place_order m-3 201\n", killed={"200"})
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "X 200 killer",
+        "L 1:00003a shop.place_order m-3 200",
+        "P 200 1.9 killer",
+        "P 999 1.9 killer\nC 999 killer",
+    ],
+)
+def test_judge_knows_why_something_is_handled_twice(reason):
+    """Who had it was killed, or was told that it is lost; or somebody stood still for longer than a lease."""
+    again = "S 1:00003a shop.place_order m-3 201"
+    done = "D 1:00003a shop.place_order m-3 200"
+
+    assert 2 == len(verdict(SMOOTH.replace(done, f"{again}\n{done}")))
+    assert [] == verdict(SMOOTH.replace(done, f"{reason}\n{again}\n{done}\nX 300 killer"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Power cuts: what a store wrote is written down call by call, and then cut off anywhere; what is left must be whole.
 
-A disk keeps what was synced. Of what was written since, a cut leaves nothing, all, the beginning, or any sectors.
+A disk keeps what was synced: the bytes of a file, and the names in a folder. Of what was done since, a cut leaves
+nothing, all, the beginning, or any sectors. ``python -m tests.proof.power URL [careless]`` is what is written down.
 """
 
 import os
@@ -10,21 +11,51 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from messagebus.delivery import open_store
+from messagebus.delivery.sqlite import SqliteConnection
 from messagebus.testing.laws import end, sending, take_one
 from messagebus.testing.shop import CancelOrder, OrderPlaced, PlaceOrder, orders
+from tests.proof import shim
+
+SHORT, LONG = 1_000, 20_000
+COUNTS = "power cuts"
 
 HEAD = struct.Struct("4q")
 SECTOR = 512
 
+Event = tuple[str, str, int, bytes]
+"""A kind, a path (or what was told), an offset, bytes. Kinds: a, accepted; f, finished; c, created; w, written;
+t, truncated; u, unlinked; s, synced."""
+
+
+def prove(size: int, report: Callable[[str], None]) -> str:
+    """Cut the power so often, in one life of a store after another."""
+    cuts = 0
+    for life in count():
+        with TemporaryDirectory(prefix="messagebus-", dir=MEMORY) as folder:
+            events = record(Path(folder, "played"))
+            for number, problems in replay(events, Path(folder), random.Random(random.randrange(2**32))):
+                assert [] == problems, f"life {life}, event {number}: {problems}"
+                cuts += 1
+                if cuts == size:
+                    return f"{cuts:,} cuts in {life + 1} lives: 0 accepted messages lost, 0 damaged files"
+        report(f"{cuts:,} cuts")
+    raise AssertionError
+
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where nothing is ever synced: what is kept here is what was written down, and the disk would only take its time."""
+
 
 def say(kind: str, what: str) -> None:
     """Write down, between the writes, what the application was told."""
-    os.write(int(os.environ["POWERLOSS_LOG"]), HEAD.pack(ord(kind), len(what), 0, 0) + what.encode())
+    os.write(int(os.environ["SHIM_LOG"]), HEAD.pack(ord(kind), len(what), 0, 0) + what.encode())
 
 
 def play(url: str) -> None:
@@ -48,17 +79,20 @@ def play(url: str) -> None:
         store.close()
 
 
-def record(folder: Path, library: Path) -> list[tuple[str, str, int, bytes]]:
-    """Play in a process of its own, in an empty folder, and return everything that happened."""
-    log = os.open(folder.with_suffix(".log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    hooks = {"LD_PRELOAD": str(library), "POWERLOSS_FOLDER": str(folder), "POWERLOSS_LOG": str(log)}
-    command = [sys.executable, __file__, f"sqlite:///{folder}/bus.db"]
-    subprocess.run(command, env={**os.environ, **hooks}, pass_fds=[log], check=True)
+def record(folder: Path, *arguments: str) -> list[Event]:
+    """Play in a process of its own, in a new folder, and return everything that happened."""
+    folder.mkdir()
+    path = folder.with_suffix(".log")
+    log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with shim.loaded(folder, log) as environment:
+        command = [sys.executable, "-m", "tests.proof.power", f"sqlite:///{folder}/bus.db", *arguments]
+        root = Path(__file__).parents[2]
+        subprocess.run(command, env=environment, pass_fds=[log], check=True, cwd=root)
     os.close(log)
-    return [*_events(folder.with_suffix(".log").read_bytes())]
+    return [*_events(path.read_bytes())]
 
 
-def _events(log: bytes) -> Iterator[tuple[str, str, int, bytes]]:
+def _events(log: bytes) -> Iterator[Event]:
     at = 0
     while at < len(log):
         kind, name, offset, length = HEAD.unpack_from(log, at)
@@ -72,15 +106,22 @@ class Disk:
     """The files of the folder: as they are synced, and what was done to them since."""
 
     synced: dict[str, bytearray] = field(default_factory=dict)
-    since: list[tuple[str, str, int, bytes]] = field(default_factory=list)
+    since: list[Event] = field(default_factory=list)
+    unnamed: set[str] = field(default_factory=set)
+    """Files that were created, and the folder not synced since."""
 
-    def do(self, event: tuple[str, str, int, bytes]) -> None:
+    def do(self, event: Event) -> None:
         kind, path, *_ = event
+        if path.endswith(("-shm", "-lock")):
+            return
         if kind == "s":  # A file's data, or the names in a folder.
             kept = [one for one in self.since if path == (one[1] if one[0] != "u" else str(Path(one[1]).parent))]
             apply(self.synced, kept)
             self.since = [one for one in self.since if one not in kept]
-        elif kind in "wtu" and not path.endswith("-shm"):
+            self.unnamed = {one for one in self.unnamed if path != str(Path(one).parent)}
+        elif kind == "c":
+            self.unnamed.add(path)
+        elif kind in "wtu":
             if kind != "u" and ("u", path) in [one[:2] for one in self.since]:
                 # A new file has taken the name, so that the old one cannot be there.
                 self.synced.pop(path, None)
@@ -96,10 +137,13 @@ class Disk:
             apply(files, self.since[: choose.randrange(len(self.since) + 1)])
         elif how == "sectors":
             apply(files, [one for event in self.since for one in sectors(event) if choose.random() < 0.5])
+        for path in sorted(self.unnamed & files.keys()):
+            if how == "nothing" or (how != "all" and choose.random() < 0.5):
+                del files[path]
         return files
 
 
-def sectors(event: tuple[str, str, int, bytes]) -> Iterator[tuple[str, str, int, bytes]]:
+def sectors(event: Event) -> Iterator[Event]:
     kind, path, offset, data = event
     if kind != "w":
         yield event
@@ -107,7 +151,7 @@ def sectors(event: tuple[str, str, int, bytes]) -> Iterator[tuple[str, str, int,
         yield kind, path, offset + start, data[start : start + SECTOR]
 
 
-def apply(files: dict[str, bytearray], events: list[tuple[str, str, int, bytes]]) -> None:
+def apply(files: dict[str, bytearray], events: list[Event]) -> None:
     for kind, path, offset, data in events:
         if kind == "u":
             files.pop(path, None)
@@ -121,9 +165,9 @@ def apply(files: dict[str, bytearray], events: list[tuple[str, str, int, bytes]]
             del content[offset:]
 
 
-def replay(events: list[tuple[str, str, int, bytes]], folder: Path, seed: int) -> Iterator[str]:
-    """Cut the power after half of the events, each in one of the ways; yield what is wrong then."""
-    choose, disk, told = random.Random(seed), Disk(), {"a": set(), "f": set()}
+def replay(events: list[Event], folder: Path, choose: random.Random) -> Iterator[tuple[int, list[str]]]:
+    """Cut the power after half of the events, each in one of the ways; yield where, and what is wrong then."""
+    disk, told = Disk(), {"a": set[str](), "f": set[str]()}
     for number, event in enumerate(events):
         disk.do(event)
         if event[0] in told:
@@ -135,7 +179,7 @@ def replay(events: list[tuple[str, str, int, bytes]], folder: Path, seed: int) -
         place.mkdir()
         for path, content in disk.cut(how, choose).items():
             (place / Path(path).name).write_bytes(content)
-        yield from (f"event {number}, {how} is left: {wrong}" for wrong in examine(place / "bus.db", told))
+        yield number, [f"{how} is left: {wrong}" for wrong in examine(place / "bus.db", told)]
         shutil.rmtree(place)
 
 
@@ -168,5 +212,13 @@ def examine(path: Path, told: dict[str, set[str]]) -> Iterator[str]:
     yield from (problem for problem, is_there in problems.items() if is_there)
 
 
+def do_not_sync() -> None:
+    """Do what is often advised: `synchronous=NORMAL`."""
+    begin = SqliteConnection.begin
+    SqliteConnection.begin = lambda self, **_: begin(self, is_durable=False)  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if "careless" in sys.argv:
+        do_not_sync()
     play(sys.argv[1])
