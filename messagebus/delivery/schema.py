@@ -70,6 +70,7 @@ CREATE TABLE mb_schedule(
     timezone text NOT NULL,
     type text NOT NULL,
     body {blob} NOT NULL,
+    headers text NOT NULL,
     next_at bigint NOT NULL
 );
 INSERT INTO mb_meta(version) VALUES (1)
@@ -81,7 +82,7 @@ CHECKS: Final = (
     """SELECT seq, id, type, body, headers, key, dedup, correlation_id, causation_id, sent_at, due_at, attempt, lease,
     outcomes, results, finished_at FROM mb_message LIMIT 0""",
     "SELECT id, seq, handler, attempts, error, text, place, died_at FROM mb_dead LIMIT 0",
-    "SELECT name, cron, timezone, type, body, next_at FROM mb_schedule LIMIT 0",
+    "SELECT name, cron, timezone, type, body, headers, next_at FROM mb_schedule LIMIT 0",
 )
 
 
