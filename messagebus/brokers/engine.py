@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from messagebus.brokers.wire import Kind, Parcel
 from messagebus.delivery.entries import Arrival
-from messagebus.errors import ConfigurationError
+from messagebus.errors import ConfigurationError, full_name
 
 __all__ = ["CONFIRM", "Engine", "Put", "Settings", "Want", "missing"]
 
@@ -81,6 +81,13 @@ class Engine(ABC):
         """Publish; return for each why it was not confirmed, or None."""
 
     @abstractmethod
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        """Have the replies brought that go to this address, from now on, also after the connection was lost.
+
+        They are for one who waits now: the engine forgets them by itself, whether somebody takes them or not.
+        """
+
+    @abstractmethod
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         """Have messages brought: of commands to one of all workers, of events to one of each group."""
 
@@ -105,6 +112,15 @@ class Engine(ABC):
     def is_refusal(self, error: Exception) -> bool:  # noqa: ARG002 - an engine that has such says so
         """Say whether the engine will never take this very message: it is too large, for example."""
         return False
+
+    def told(self, error: Exception) -> str:
+        """Say what an error of a client is, with nothing of the URL that may be secret."""
+        if isinstance(error, TimeoutError):
+            return f"there was no answer within {CONFIRM:g} s"
+        text = str(error).partition("\n")[0][:200].replace(self.settings.url, self.settings.place)
+        for secret in self.settings.secrets:
+            text = text.replace(secret, "***")
+        return f"{full_name(type(error))}{': ' if text else ''}{text}"
 
 
 def missing(engine: str, extra: str) -> ConfigurationError:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -60,12 +60,23 @@ class Nats(Engine):
 
     async def _publish(self, parcel: Parcel) -> None:
         headers = {"Nats-Msg-Id": parcel.id, "content-type": CONTENT_TYPE}
-        subject = self._subject(parcel.kind, parcel.type)
+        if parcel.kind == "reply":  # In no stream: only who listens gets it.
+            await self._client.publish(self.settings.destination("reply", parcel.to), parcel.body, headers=headers)
+            await self._client.flush(round(CONFIRM))
+            return
+        subject = self._subject(parcel.kind, parcel.to)
         await self._jetstream.publish(subject, parcel.body, timeout=CONFIRM, headers=headers)
 
     def _name(self, kind: str, type: str) -> str:
         # What has no place in a subject, a dot beside nothing, is escaped.
         return f"{self.settings.namespace}.{kind}.{re.sub('(?<=[.])[.]|[.]$', '=2E', type)}"
+
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        async def receive(raw: Any) -> None:
+            take(raw.data)
+
+        await self._client.subscribe(self.settings.destination("reply", address), cb=receive)
+        await self._client.flush(round(CONFIRM))
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         self._is_pulling = True

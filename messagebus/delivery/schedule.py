@@ -86,9 +86,7 @@ def fire(connection: Connection, now: int) -> int:
     due = connection.rows(_DUE + " /* skip locked */", {"now": now})
     for name, cron, timezone, *_ in due:
         connection.change(_ADVANCE, {"name": name, "next_at": next_time(cron, timezone, now)})
-    rows = [
-        (new_id(), type, bytes(body), headers, None, None, None, None, now, now) for *_, type, body, headers in due
-    ]
+    rows = [(new_id(), type, bytes(body), headers, None, None, None, None, now, now) for *_, type, body, headers in due]
     if rows:
         connection.many(ADD_MESSAGES, rows)
     return len(rows)

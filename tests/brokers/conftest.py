@@ -8,7 +8,7 @@ import pytest
 
 from messagebus.brokers import connect
 from tests import servers
-from tests.brokers.nursery import OPENED, Nursery
+from tests.brokers.nursery import OPENED, Nursery, hasten, opened
 
 STARTS = {
     "nats": servers.start_nats,
@@ -35,6 +35,7 @@ def engines():
 
     def start(name):
         pytest.importorskip(PACKAGES[name], reason=f"no {name} here: pip install 'pydantic-messagebus[{name}]'")
+        hasten(name)
         if name not in started:
             given = os.environ.get("MESSAGEBUS_TEST_AMQP") if name == "rabbitmq" else None
             started[name] = servers.Engine(given, [], None) if given else STARTS[name]()
@@ -86,6 +87,14 @@ def nursery(shared_nursery):
     """Starts processes of services; what is left of them after the test is killed."""
     yield shared_nursery
     shared_nursery.kill_all()
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """A store for what comes in."""
+    store = opened(f"sqlite:///{tmp_path}/inbox.db")
+    yield store
+    store.close()
 
 
 @pytest.fixture

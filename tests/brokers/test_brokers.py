@@ -4,50 +4,19 @@ import asyncio
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from messagebus import Envelope, Registry, current_envelope
+from messagebus import Envelope, current_envelope
 from messagebus.brokers import Broker, BrokerUnavailableError, Relay, connect
 from messagebus.delivery import Retry, Worker
 from messagebus.errors import ConfigurationError, UnwritableMessageError
+from messagebus.testing import Clock
 from messagebus.testing.shop import LOG_IN, Confirmation, OrderPlaced, PlaceOrder, orders
 from tests import servers
 from tests.brokers.nursery import opened
-
-QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
-
-
-@pytest.fixture
-def inbox(tmp_path):
-    """A store for what comes in."""
-    store = opened(f"sqlite:///{tmp_path}/inbox.db")
-    yield store
-    store.close()
-
-
-@contextmanager
-def working(broker, inbox, registry, **more):
-    """A worker in a thread."""
-    worker = Worker(broker, registry, inbox=inbox, **{**QUIET, "retry": Retry(first=0.01), **more})
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join()
-
-
-def registry_of(**handlers):
-    registry = Registry()
-    for name, handler in handlers.items():
-        registry.register({"place": PlaceOrder, "placed": OrderPlaced}[name], handler)
-    return registry
-
+from tests.brokers.services import QUIET, registry_of, working
 
 # From one end to the other
 
@@ -94,7 +63,6 @@ def test_event_reaches_each_group_once_and_its_own_too(open_broker, inbox, until
     billing = registry_of(placed=lambda message: there.append((message.order_id, current_envelope().causation_id)))
 
     with working(open_broker("billing"), second, billing), working(broker, inbox, shop):
-        until(lambda: inbox.stats().oldest_due == 0)
         sent = broker.send(PlaceOrder(order_id="o-1"))
         until(lambda: here and there)
 
@@ -151,6 +119,30 @@ def test_relay_empties_an_outbox(open_broker, inbox, until, tmp_path):
         until(lambda: len(got) == 5)
     assert [(f"o-{number}", "k") for number in range(5)] == got
     assert 5 == outbox.stats().finished
+
+
+def test_relay_publishes_what_was_sent_for_later(open_broker, until):
+    """[D7] Delayed, at a time, and again and again: when it is due, a command as a command, an event as an event."""
+    clock, got, broker = Clock(), [], open_broker()
+    outbox, relay_to = opened("memory://", clock=clock), open_broker("shop")
+    registry = registry_of(
+        place=lambda message: got.append(("command", message.order_id)),
+        placed=lambda message: got.append(("event", message.order_id)),
+    )
+    with working(broker, opened("memory://"), registry):
+        for send in (PlaceOrder, OrderPlaced):
+            outbox.send(send(order_id="delayed"), delay=60)
+            outbox.send(send(order_id="at"), at=clock.time(60))
+            outbox.every("* * * * *", send(order_id="again"), name=f"each minute {send.__name__}")
+        relay = Relay(outbox, relay_to, **QUIET)
+        assert 0 == relay.run(until_idle=True)
+
+        clock.advance(60)
+        relayed = relay.run(until_idle=True)
+
+        until(lambda: len(got) == 6)
+    assert 6 == relayed
+    assert [(kind, one) for kind in ("command", "event") for one in ("again", "at", "delayed")] == sorted(got)
 
 
 def test_return_messages_are_kept_in_the_inbox(open_broker, inbox, until):
