@@ -3,17 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from messagebus.brokers.wire import Kind, Parcel
 from messagebus.delivery.entries import Arrival
 from messagebus.errors import ConfigurationError, full_name
 
-__all__ = ["CONFIRM", "Engine", "Put", "Settings", "Want", "missing"]
+__all__ = ["CONFIRM", "Capability", "Engine", "Put", "Settings", "Want", "missing"]
 
 CONFIRM = 5.0
 """Seconds to wait for an engine to confirm something."""
+
+Capability = Literal["order", "replies", "history", "delay"]
+"""What not every engine can do, and an application may need.
+
+``order``: messages of one type and key are handled in their order by any number of workers, with ``ordered=True``.
+``replies``: return messages come back to the sender. ``history``: a group that is new gets the events of before.
+``delay``: messages are kept by the engine until they are due; none that is here does, and stores do.
+"""
 
 Put = Callable[[Sequence[Arrival]], Awaitable[None]]
 """Takes what has been brought; returns when there is room for more."""
@@ -60,8 +68,7 @@ class Engine(ABC):
     """An engine, reached through FastStream's broker for it; used on one event loop."""
 
     name: ClassVar[str]
-    orders_by_key: ClassVar[bool]
-    """Messages of one type and key can be handled in order by many workers, with ``ordered=True``."""
+    capabilities: ClassVar[frozenset[Capability]]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

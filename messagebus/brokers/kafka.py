@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 try:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-    from aiokafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+    from aiokafka.errors import ConsumerStoppedError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
     from faststream import AckPolicy
     from faststream.kafka import KafkaBroker
 except ImportError as error:
@@ -33,7 +34,7 @@ class Kafka(Engine):
     """Published with ``acks=all``. Messages with one key are in one partition, and handled in order."""
 
     name = "Kafka"
-    orders_by_key = True
+    capabilities = frozenset({"order", "replies", "history"})
 
     async def connect(self) -> None:
         self._servers = self.settings.url.partition("://")[2].strip("/")
@@ -110,18 +111,24 @@ class Kafka(Engine):
 
     async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
         await self._declare([self._replies])
-        self._listener = AIOKafkaConsumer(bootstrap_servers=self._servers, enable_auto_commit=False)
-        await self._listener.start()
         place = TopicPartition(self._replies, 0)
-        self._listener.assign([place])
-        await self._listener.seek_to_end(place)
-        await self._listener.position(place)  # What comes after this is brought, however late it is looked for.
+        listener: Any = AIOKafkaConsumer(bootstrap_servers=self._servers, enable_auto_commit=False)
+        try:
+            await listener.start()
+            listener.assign([place])
+            await listener.seek_to_end(place)
+            await listener.position(place)  # What comes after this is brought, however late it is looked for.
+        except BaseException:
+            await listener.stop()
+            raise
+        self._listener = listener
         self._hearing = asyncio.create_task(self._hear(address.encode(), take))
 
     async def _hear(self, address: bytes, take: Callable[[bytes], None]) -> None:
-        async for record in self._listener:  # It connects again by itself, and ends when it is stopped.
-            if record.key == address:
-                take(record.value or b"")
+        with suppress(ConsumerStoppedError):
+            async for record in self._listener:  # It connects again by itself, and ends when it is stopped.
+                if record.key == address:
+                    take(record.value or b"")
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         await self._declare({self._topic(want.kind, want.type) for want in wants})

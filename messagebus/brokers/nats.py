@@ -28,12 +28,14 @@ _PAUSE: Final = 0.5
 class Nats(Engine):
     """Commands are removed when acknowledged; events are kept for ``retention`` seconds.
 
+    With ``ordered=True`` one message of a type is under way at a time: some hundred a second.
+
     JetStream confirms before it syncs to disk, by default up to two minutes later, which a client cannot see: for a
     single server set ``sync_interval: always``, or keep three replicas.
     """
 
     name = "NATS"
-    orders_by_key = True
+    capabilities = frozenset({"order", "replies", "history"})
 
     async def connect(self) -> None:
         patience: Any = {"connect_timeout": CONFIRM, "reconnect_time_wait": _PAUSE, "max_reconnect_attempts": -1}
@@ -103,9 +105,11 @@ class Nats(Engine):
     async def _pull(self, subscription: Any, put: Put) -> None:
         # FastStream's subscriber gathers until a batch is full or a time is over. With a time that is short enough,
         # messages get lost in nats-py between the end of a wait and the next (until they are brought again).
+        # Of more than the server gives out at a time it would wait for the rest.
+        count = 1 if self.settings.is_ordered else min(self.ahead, _MOST)
         while self._is_pulling:
             try:
-                found = await subscription.fetch(min(self.ahead, _MOST), timeout=_PULL)
+                found = await subscription.fetch(count, timeout=_PULL)
             except TimeoutError:
                 continue
             except Error:  # The connection is lost, or the stream has no leader now; the client connects again.

@@ -36,7 +36,7 @@ class RabbitMQ(Engine):
     """
 
     name = "RabbitMQ"
-    orders_by_key = True
+    capabilities = frozenset({"order", "replies"})
 
     async def connect(self) -> None:
         self._broker = RabbitBroker(self.settings.url, logger=None, apply_types=False, reconnect_interval=_AGAIN)

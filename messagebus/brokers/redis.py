@@ -41,7 +41,7 @@ class Redis(Engine):
     """
 
     name = "Redis"
-    orders_by_key = False
+    capabilities = frozenset({"replies", "history"})
 
     async def connect(self) -> None:
         options: Any = {"logger": None, "apply_types": False}

@@ -62,7 +62,7 @@ class Requests:
     async def close(self) -> None:
         """Let nobody wait any longer."""
         self._is_closed = True
-        tasks = [task for task in self._asking if task is not None]
+        tasks = [task for task in (*self._asking, self._listening) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

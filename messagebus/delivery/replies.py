@@ -39,8 +39,9 @@ def reply_to(stored: Stored, settlement: Settlement) -> Sending | None:
         dead = [one for one in settlement.outcomes if one.state == "dead"]
         told = [f"{one.handler or stored.type} ({one.failure.error if one.failure else ''})" for one in dead]
         data = b'"failed":%b' % dump_json(told)
-    ids = {"correlation_id": stored.correlation_id, "causation_id": stored.id}
-    envelope = Envelope(Reply(), headers={REPLY_TO: address}, **ids)
+    envelope = Envelope(
+        Reply(), correlation_id=stored.correlation_id, causation_id=stored.id, headers={REPLY_TO: address}
+    )
     return Sending(envelope, b'{"type":"%b","data":{%b}}' % (REPLY.encode(), data))
 
 

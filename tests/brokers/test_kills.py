@@ -35,6 +35,27 @@ def test_worker_is_killed(engine, namespace, nursery, until, tmp_path):
     print(engine.name, "duplicate tries:", sum(tried[one] - 1 for one in wanted))
 
 
+def test_order_of_each_key_outlives_a_worker(engine, namespace, nursery, until, tmp_path):
+    """[D5] Two workers of one group, one killed in the middle: effects are in the order of their keys."""
+    if engine.name == "redis":
+        pytest.skip("it keeps no order among workers, and says so")
+    inbox, ledger = f"sqlite:///{tmp_path}/inbox.db", str(tmp_path / "ledger")
+    store = create_effects(inbox)
+    place = {"url": engine.url, "namespace": namespace, "ordered": True}
+    first, _second = [nursery.start("work", **place, inbox=inbox, ledger=ledger) for _ in range(2)]
+    wanted = [f"{key}-{number:02}" for number in range(40) for key in range(10)]
+    with connect(engine.url, group="shop", namespace=namespace, ordered=True) as broker:
+        broker.send_many(orders(*wanted), key=lambda message: message.order_id[0])
+    until(lambda: len(tries(ledger)) > 100)
+
+    nursery.kill(first)
+
+    until(lambda: sum(effects(store).values()) >= len(wanted))
+    with store.transaction() as transaction:
+        found = [row[0] for row in transaction.execute("SELECT id FROM effect ORDER BY rowid")]
+    assert sorted(wanted) == sorted(found, key=lambda one: one[0])
+
+
 def test_engine_is_killed(engine, namespace, nursery, until, tmp_path):
     """[B1] The server dies without a farewell and comes back; what it has confirmed is there."""
     if engine.name == "kafka" or engine.process is None:
