@@ -57,17 +57,26 @@ class Nats(Engine):
                 await self._jetstream.stream_info(self._streams[kind])
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        answers = await asyncio.gather(*map(self._publish, parcels), return_exceptions=True)
-        return [answer if isinstance(answer, Exception) else None for answer in answers]
-
-    async def _publish(self, parcel: Parcel) -> None:
-        headers = {"Nats-Msg-Id": parcel.id, "content-type": CONTENT_TYPE}
-        if parcel.kind == "reply":  # In no stream: only who listens gets it.
-            await self._client.publish(self.settings.destination("reply", parcel.to), parcel.body, headers=headers)
+        sent = [await self._publish(parcel) for parcel in parcels]
+        if any(parcel.kind == "reply" for parcel in parcels):
             await self._client.flush(round(CONFIRM))
-            return
-        subject = self._subject(parcel.kind, parcel.to)
-        await self._jetstream.publish(subject, parcel.body, timeout=CONFIRM, headers=headers)
+        await asyncio.wait(sent, timeout=CONFIRM)
+        return [_outcome(confirmed) for confirmed in sent]
+
+    async def _publish(self, parcel: Parcel) -> "asyncio.Future[Any]":
+        headers = {"Nats-Msg-Id": parcel.id, "content-type": CONTENT_TYPE}
+        confirmed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            if parcel.kind == "reply":  # In no stream: only who listens gets it.
+                await self._client.publish(self.settings.destination("reply", parcel.to), parcel.body, headers=headers)
+                confirmed.set_result(None)
+            else:
+                # Its `publish` takes a task and a timer for each message.
+                subject = self._subject(parcel.kind, parcel.to)
+                confirmed = await self._jetstream.publish_async(subject, parcel.body, headers=headers)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
+            confirmed.set_exception(error)
+        return confirmed
 
     def _name(self, kind: str, type: str) -> str:
         # What has no place in a subject, a dot beside nothing, is escaped.
@@ -143,6 +152,14 @@ class Nats(Engine):
 
     def is_refusal(self, error: Exception) -> bool:
         return isinstance(error, MaxPayloadError)
+
+
+def _outcome(confirmed: "asyncio.Future[Any]") -> Exception | None:
+    if not confirmed.done():
+        confirmed.cancel()
+        return TimeoutError()
+    error = confirmed.exception()
+    return error if isinstance(error, Exception) else None
 
 
 def _arrival(raw: Any) -> Any:

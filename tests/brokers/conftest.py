@@ -20,6 +20,21 @@ PACKAGES = {"nats": "faststream.nats", "redis": "faststream.redis", "rabbitmq": 
             "kafka": "faststream.kafka"}  # fmt: skip
 
 
+USED = set()
+"""The engines that tests have had."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which engines it was that the tests ran on."""
+    terminalreporter.write_line(f"engines: {', '.join(sorted(USED)) or 'none'}")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail if they were fewer than MESSAGEBUS_TEST_ENGINES says: tests that are skipped prove nothing."""
+    if exitstatus == 0 and len(USED) < int(os.environ.get("MESSAGEBUS_TEST_ENGINES", "0")):
+        session.exitstatus = 1
+
+
 @pytest.fixture(autouse=True)
 def stores_are_closed():
     """Nothing is left open after a test."""
@@ -39,6 +54,7 @@ def engines():
         if name not in started:
             given = os.environ.get("MESSAGEBUS_TEST_AMQP") if name == "rabbitmq" else None
             started[name] = servers.Engine(given, [], None) if given else STARTS[name]()
+            USED.add(name)
         return started[name]
 
     yield start
