@@ -1,4 +1,7 @@
-"""How to test an application: a strict registry, `check()`, fakes by `override`, and a bus that takes notes.
+"""How to test an application: a strict registry, `check()`, fakes by `override`, and what takes notes.
+
+`messagebus.testing` needs pytest. In a conftest, ``pytest_plugins = ["messagebus.testing"]`` makes fixtures of the bus
+and the store below: `recorded_bus` and `memory_store`.
 
 Run it as it is, or with pytest: `pytest examples/08_testing_your_application.py`.
 
@@ -9,11 +12,13 @@ Output::
     passed: order is confirmed
     passed: customer is thanked
     passed: order leads to an email
+    passed: email is sent once however often its message comes
 """
 
 from collections.abc import Iterator
 
 from messagebus import Command, Event, Message, MessageBus, Registry, ReturnMessage, handle_message
+from messagebus.testing import RecordedBus, RecordedStore, assert_idempotent
 
 # The application. A strict registry refuses events that nobody handles, too.
 
@@ -52,21 +57,11 @@ def send_email(command: SendEmail) -> None:
     raise ConnectionError("There is no mail server where tests run.")
 
 
-# Its tests.
-
-
-class Recorder(MessageBus):
-    """A bus that notes what it dispatches."""
-
+class ShopBus(MessageBus):
     registry = registry
 
-    def __init__(self, message: Command | Event) -> None:
-        super().__init__(message, log_level="disabled", error_log_level="disabled")
-        self.dispatched: list[Message] = []
 
-    def message_dispatcher(self, message: Message) -> None:
-        self.dispatched.append(message)
-        super().message_dispatcher(message)
+# Its tests.
 
 
 def test_every_command_and_event_has_a_handler() -> None:
@@ -96,15 +91,25 @@ def test_customer_is_thanked() -> None:
 
 
 def test_order_leads_to_an_email() -> None:
-    with registry.override(SendEmail, lambda _command: None):
-        bus = Recorder(PlaceOrder(order_id="o-1"))
-        bus()
+    bus = RecordedBus(ShopBus)
+    bus.override(SendEmail, lambda _command: None)
 
-    assert bus.dispatched == [
-        PlaceOrder(order_id="o-1"),
-        OrderPlaced(order_id="o-1"),
-        SendEmail(text="Thank you for o-1."),
-    ]
+    bus.run(PlaceOrder(order_id="o-1"))
+
+    bus.assert_sent(OrderPlaced, order_id="o-1")
+    bus.assert_sent(SendEmail, text="Thank you for o-1.")
+    bus.close()
+
+
+def test_email_is_sent_once_however_often_its_message_comes() -> None:
+    def scenario(store: RecordedStore) -> list[str]:
+        outbox: dict[str, str] = {}
+        store.override(SendEmail, lambda command: outbox.setdefault(command.text, command.text))
+        store.send(PlaceOrder(order_id="o-1"))
+        store.run_until_idle()
+        return [*outbox]
+
+    assert_idempotent(scenario, bus=ShopBus)  # Each handler gets each of its messages twice.
 
 
 if __name__ == "__main__":

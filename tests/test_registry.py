@@ -235,6 +235,30 @@ def test_handler_is_named_with_file_and_line(handler: Any, name: str, defined: A
     assert f"{__name__}.{name} ({place(defined)})" == caught.value.first
 
 
+def test_decorator_may_fill_in_what_else_a_handler_needs() -> None:
+    """The bus calls what is registered with one message, and asks nothing else of it."""
+
+    def injected(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, shop="shop", **kwargs)
+
+        return call
+
+    @injected
+    def place_in(command: PlaceOrder, shop: str) -> list[Event]:
+        return [OrderPlaced()] if shop == "shop" else []
+
+    registry = Registry()
+    registry.register(PlaceOrder, place_in)
+    seen: list[Event] = []
+    registry.register(OrderPlaced, seen.append)
+
+    run(MessageBus, PlaceOrder(), registry)
+
+    assert [OrderPlaced()] == seen
+
+
 @pytest.mark.parametrize("handler", [print, str, [].append], ids=["print", "str", "append"])
 def test_handler_without_source_is_named_all_the_same(handler: Any) -> None:
     """What is written in C has no file."""

@@ -14,13 +14,12 @@ Output::
 """
 
 from datetime import date
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from examples.allocation.bootstrap import bootstrap
+from examples.allocation.bootstrap import bind
 from examples.allocation.bus import AllocationBus
-from examples.allocation.database import opened
+from examples.allocation.database import sessions_on
 from examples.allocation.mail import KeptMail
 from examples.allocation.messages import Allocate, ChangeBatchQuantity, CreateBatch
 from examples.allocation.view import AllocationView
@@ -29,10 +28,8 @@ from messagebus import Command
 
 def main() -> None:
     with TemporaryDirectory() as folder:
-        path = Path(folder, "stock.db")
-        mail = KeptMail()
-        registry = bootstrap(path, mail)
-        view = AllocationView(partial(opened, path))
+        sessions, mail = sessions_on(Path(folder, "stock.db")), KeptMail()
+        registry, view = bind(sessions, mail), AllocationView(sessions)
 
         def run(*commands: Command) -> None:
             for command in commands:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from examples.allocation import handlers
-from examples.allocation.database import create_tables, opened
+from examples.allocation.database import Sessions, sessions_on
 from examples.allocation.mail import Mail
 from examples.allocation.messages import (
     Allocate,
@@ -14,7 +14,7 @@ from examples.allocation.messages import (
     Deallocated,
     OutOfStock,
 )
-from examples.allocation.products import UnitOfWork, unit_of_work
+from examples.allocation.products import StockUnitOfWork
 from examples.allocation.view import AllocationView
 from messagebus import Registry
 
@@ -23,13 +23,12 @@ __all__ = ["bind", "bootstrap"]
 
 def bootstrap(path: Path, mail: Mail) -> Registry:
     """Return the application's registry, its handlers bound to the SQLite file and the way to send email."""
-    with opened(path) as connection:
-        create_tables(connection)
-    return bind(partial(unit_of_work, path), AllocationView(partial(opened, path)), mail)
+    return bind(sessions_on(path), mail)
 
 
-def bind(uow: UnitOfWork, view: AllocationView, mail: Mail) -> Registry:
+def bind(sessions: Sessions, mail: Mail) -> Registry:
     """Return a registry of the handlers, each with what it needs."""
+    uow, view = partial(StockUnitOfWork, sessions), AllocationView(sessions)
     registry = Registry(strict=True)
     registry.register(CreateBatch, partial(handlers.create_batch, uow))
     registry.register(ChangeBatchQuantity, partial(handlers.change_batch_quantity, uow))

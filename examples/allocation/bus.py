@@ -2,17 +2,19 @@
 
 from contextlib import suppress
 
-from examples.allocation.products import StaleProductError
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm.exc import StaleDataError
+
 from messagebus import Message, MessageBus
 
 __all__ = ["AllocationBus"]
 
 
 class AllocationBus(MessageBus):
-    """Dispatches a message up to three times if others change the same product at the same time."""
+    """Dispatches a message up to three times if others change, or make, the same product at the same time."""
 
     def message_dispatcher(self, message: Message) -> None:
         for _ in range(2):
-            with suppress(StaleProductError):
+            with suppress(StaleDataError, IntegrityError):
                 return self.dispatch_message(message)
         return self.dispatch_message(message)

@@ -1,56 +1,87 @@
-"""The tables, the port for whatever executes SQL, and its adapter for an SQLite file."""
+"""The tables, how the model maps to them, and sessions on an SQLite file. The model knows nothing of this."""
 
-import sqlite3
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
-__all__ = ["Connect", "Connection", "create_tables", "opened", "transaction"]
+from sqlalchemy import (
+    Column,
+    Date,
+    ForeignKey,
+    Integer,
+    MetaData,
+    NullPool,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+)
+from sqlalchemy.orm import Session, registry, relationship, sessionmaker
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS product (sku TEXT PRIMARY KEY, version INTEGER);
-CREATE TABLE IF NOT EXISTS batch (reference TEXT PRIMARY KEY, sku TEXT, quantity INTEGER, eta TEXT);
-CREATE TABLE IF NOT EXISTS order_line (batch TEXT, order_id TEXT, sku TEXT, quantity INTEGER, UNIQUE (order_id, sku));
-CREATE TABLE IF NOT EXISTS allocation_view (order_id TEXT, sku TEXT, batch TEXT, PRIMARY KEY (order_id, sku));
-"""
+from examples.allocation.model import Batch, OrderLine, Product
+
+__all__ = ["Sessions", "create_tables", "sessions_on"]
+
+Sessions = Callable[[], Session]
+"""Opens a session: ``with sessions() as session``."""
+
+_metadata = MetaData()
+_product = Table(
+    "product",
+    _metadata,
+    Column("sku", String, primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+_batch = Table(
+    "batch",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("reference", String, nullable=False, unique=True),
+    Column("sku", ForeignKey("product.sku"), nullable=False, index=True),
+    Column("quantity", Integer, nullable=False),
+    Column("eta", Date),
+)
+_order_line = Table(
+    "order_line",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batch", ForeignKey("batch.reference"), nullable=False, index=True),
+    Column("order_id", String, nullable=False),
+    Column("sku", String, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    UniqueConstraint("order_id", "sku"),
+)
+Table(
+    "allocation_view",
+    _metadata,
+    Column("order_id", String, primary_key=True),
+    Column("sku", String, primary_key=True),
+    Column("batch", String, nullable=False),
+)
+
+_mapped = registry(metadata=_metadata)
+_mapped.map_imperatively(OrderLine, _order_line, properties={"_batch": _order_line.c.batch})
+_mapped.map_imperatively(
+    Batch,
+    _batch,
+    properties={"lines": relationship(OrderLine, order_by=_order_line.c.id, cascade="all, delete-orphan")},
+)
+_mapped.map_imperatively(
+    Product,
+    _product,
+    properties={"batches": relationship(Batch, order_by=_batch.c.id, cascade="all, delete-orphan")},
+    version_id_col=_product.c.version,  # Of two that change one product at the same time, the later is refused.
+    version_id_generator=False,
+)
 
 
-class Connection(Protocol):
-    """Executes a statement with named parameters, and returns its rows. A transaction of a store is one."""
-
-    def execute(self, statement: str, parameters: Mapping[str, Any] = ..., /) -> list[tuple[Any, ...]]: ...
-
-
-Connect = Callable[[], AbstractContextManager[Connection]]
-"""Lends a connection: ``with connect() as connection``."""
-
-
-class SqliteConnection:
-    """A connection to an SQLite file; each statement is a transaction of its own, unless it is in a `transaction`."""
-
-    def __init__(self, raw: sqlite3.Connection) -> None:
-        self.raw = raw
-
-    def execute(self, statement: str, parameters: Mapping[str, Any] = {}) -> list[tuple[Any, ...]]:
-        return self.raw.execute(statement, parameters).fetchall()
+def sessions_on(path: Path) -> sessionmaker[Session]:
+    """Return what opens sessions on the file, whose tables are made if they are not there."""
+    sessions = sessionmaker(create_engine(f"sqlite:///{path}", poolclass=NullPool))  # None is left open.
+    with sessions() as session:
+        create_tables(session)
+        session.commit()
+    return sessions
 
 
-@contextmanager
-def opened(path: Path) -> Generator[SqliteConnection]:
-    """Open the file."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
-        yield SqliteConnection(raw)
-
-
-@contextmanager
-def transaction(connection: SqliteConnection) -> Generator[None]:
-    """Commit what the block wrote, or roll all of it back if it raised."""
-    connection.execute("BEGIN IMMEDIATE")
-    with connection.raw:
-        yield
-
-
-def create_tables(connection: Connection) -> None:
-    for statement in _TABLES.strip().split("\n"):
-        connection.execute(statement)
+def create_tables(session: Session) -> None:
+    _metadata.create_all(session.connection())

@@ -20,7 +20,7 @@ Output::
 
 import sys
 from collections.abc import Generator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
@@ -29,30 +29,22 @@ from examples.allocation.bootstrap import bind
 from examples.allocation.database import create_tables
 from examples.allocation.mail import KeptMail, Mail
 from examples.allocation.messages import Allocate, Allocated, CreateBatch
-from examples.allocation.products import Products
-from examples.allocation.view import AllocationView
 from messagebus import Message, MessageBus, Registry
 from messagebus.delivery import Store, Worker, current_transaction, open_store
+from messagebus.delivery.outbox import session_in
 
 
 def bootstrap(store: Store, mail: Mail) -> Registry:
     """Return the application's registry, its handlers bound to the transaction of the worker that runs them."""
     with store.transaction() as transaction:
-        create_tables(transaction)
+        with session_in(transaction) as session:
+            create_tables(session)
+            session.commit()
         transaction.execute("CREATE TABLE IF NOT EXISTS customer_order (order_id TEXT PRIMARY KEY, sku, quantity)")
         transaction.execute("CREATE TABLE IF NOT EXISTS sold (sku TEXT PRIMARY KEY, quantity INTEGER)")
-    view = AllocationView(lambda: nullcontext(current_transaction()))
-    registry = bind(unit_of_work, view, mail)
+    registry = bind(lambda: session_in(current_transaction()), mail)
     registry.register(Allocated, count_sold)
     return registry
-
-
-@contextmanager
-def unit_of_work() -> Generator[Products]:
-    """Lend the products, and save them in the transaction in which the message will be done."""
-    products = Products(current_transaction())
-    yield products
-    products.save()
 
 
 def count_sold(event: Allocated) -> None:

@@ -6,29 +6,32 @@ What a handler needs beside its message stands first, and is bound by `bootstrap
 from examples.allocation.mail import Mail
 from examples.allocation.messages import Allocate, ChangeBatchQuantity, CreateBatch, Deallocated, OutOfStock
 from examples.allocation.model import Batch, OrderLine
-from examples.allocation.products import UnitOfWork
-from messagebus import Event
+from examples.allocation.products import UnitsOfWork
+from messagebus import Command, Event
 
 __all__ = ["allocate", "change_batch_quantity", "create_batch", "reallocate", "report_shortage"]
 
 
-def create_batch(unit_of_work: UnitOfWork, command: CreateBatch) -> None:
-    with unit_of_work() as products:
+def create_batch(unit_of_work: UnitsOfWork, command: CreateBatch) -> None:
+    with unit_of_work() as work:
         batch = Batch(command.reference, command.sku, command.quantity, command.eta)
-        products.get_or_new(command.sku).add(batch)
+        work.products.get_or_new(command.sku).add(batch)
+        work.commit()
 
 
-def allocate(unit_of_work: UnitOfWork, command: Allocate) -> list[Event]:
-    with unit_of_work() as products:
+def allocate(unit_of_work: UnitsOfWork, command: Allocate) -> list[Command | Event]:
+    with unit_of_work() as work:
         line = OrderLine(command.order_id, command.sku, command.quantity)
-        products.get(command.sku).allocate(line)
-    return products.events
+        work.products.get(command.sku).allocate(line)
+        work.commit()
+    return work.events
 
 
-def change_batch_quantity(unit_of_work: UnitOfWork, command: ChangeBatchQuantity) -> list[Event]:
-    with unit_of_work() as products:
-        products.of_batch(command.reference).change_quantity(command.reference, command.quantity)
-    return products.events
+def change_batch_quantity(unit_of_work: UnitsOfWork, command: ChangeBatchQuantity) -> list[Command | Event]:
+    with unit_of_work() as work:
+        work.products.of_batch(command.reference).change_quantity(command.reference, command.quantity)
+        work.commit()
+    return work.events
 
 
 def reallocate(event: Deallocated) -> Allocate:

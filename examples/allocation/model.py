@@ -10,7 +10,7 @@ from messagebus import Event
 __all__ = ["Batch", "OrderLine", "Product"]
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # Never changed, but SQLAlchemy has to set what it knows of it.
 class OrderLine:
     """So many pieces of one article for one order; an order has at most one line for an article."""
 

@@ -1,28 +1,31 @@
-"""Messages in the transaction of the application's own SQLAlchemy session."""
+"""Messages in the transaction of an SQLAlchemy session, and sessions in the transaction of a store."""
 
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from messagebus.delivery.connection import Row
 from messagebus.delivery.schema import POSTGRES, SQLITE, Insert, Update
 from messagebus.delivery.sending import add_all, prepare, row_of
 from messagebus.delivery.sqlite import driver
+from messagebus.delivery.store import Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import ConfigurationError
 from messagebus.messages import Message
 
 try:
     import sqlalchemy
+    from sqlalchemy.orm import Session
 except ImportError:
     remedy = "Install it: pip install 'pydantic-messagebus[sqlalchemy]'."
     raise ConfigurationError("send in a session", "SQLAlchemy is not installed", remedy) from None
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session, scoped_session
+    from sqlalchemy.orm import scoped_session
 
-__all__ = ["send_in"]
+__all__ = ["send_in", "session_in"]
 
 
 def send_in(
@@ -65,8 +68,9 @@ def _check_driver(connection: "sqlalchemy.Connection") -> None:
 
     Source: https://sqlite.org/howtocorrupt.html, 2.2.1.
     """
-    theirs, ours = type(connection.connection.driver_connection).__module__.partition(".")[0], driver.__name__
-    if theirs != ours:
+    raw = connection.connection.driver_connection
+    theirs, ours = type(raw).__module__.partition(".")[0], driver.__name__
+    if theirs != ours and not isinstance(raw, _Lent):
         why = f"it uses the SQLite of {theirs}, and the stores of this process use that of {ours}"
         raise ConfigurationError("send in a session", why, f"Use create_engine(..., module={ours}).")
 
@@ -101,5 +105,53 @@ class _SessionStatements:
     def array(self, values: Sequence[Any]) -> Any:
         return self._engine.array(values)
 
+
+def session_in(transaction: Transaction) -> Session:
+    """Return a session whose rows are written in a transaction of a store: ``session_in(current_transaction())``.
+
+    In a handler that a worker runs they are so committed together with the acknowledgement of its message (law D3).
+    The session's own ``commit`` keeps what it wrote for that moment, and its ``rollback`` undoes it at once. It is over
+    when the transaction is: load what you need in each handler anew.
+
+    Raises:
+        DispatchError: If the transaction is over.
+        ConfigurationError: If the transaction is one of a store that keeps no tables.
+    """
+    lender: Any = getattr(transaction, "connection", None)
+    if lender is None:
+        why = f"{type(transaction).__name__} has no connection to a database"
+        raise ConfigurationError("open a session", why, "Use a store of open_store().")
+    connection = lender.core if hasattr(lender, "core") else _lent(lender)
+    if not connection.in_transaction():
+        connection.begin()  # It is open already; so the session knows, and begins with a savepoint.
+    return Session(connection, join_transaction_mode="create_savepoint")
+
+
+def _lent(lender: Any) -> "sqlalchemy.Connection":
+    """Return the connection of a store on SQLite as one of SQLAlchemy."""
+    if lender not in _LENT:
+        raw: Any = _Lent(lender.raw)
+        engine = sqlalchemy.create_engine("sqlite://", creator=lambda: raw, poolclass=sqlalchemy.NullPool)
+        _LENT[lender] = engine.connect()
+    return _LENT[lender]
+
+
+class _Lent:
+    """A driver's connection that whoever borrows it may use, and can neither commit, nor roll back, nor close."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_LENT: Final[WeakKeyDictionary[Any, sqlalchemy.Connection]] = WeakKeyDictionary()
 
 _NOW: Final = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)"

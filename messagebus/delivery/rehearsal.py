@@ -151,6 +151,11 @@ class _Watched:
     def __init__(self, inner: Transaction, sent: list[Message]) -> None:
         self._inner, self._sent = inner, sent
 
+    @property
+    def connection(self) -> Any:
+        """The connection below, for whoever writes by other means."""
+        return getattr(self._inner, "connection", None)
+
     def execute(
         self, statement: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
     ) -> list[tuple[Any, ...]]:

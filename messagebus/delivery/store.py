@@ -48,8 +48,11 @@ class Store(Protocol):
     may raise StoreBusyError or StoreUnavailableError: nothing was changed then, and the call may be made again.
     """
 
-    clock: Callable[[], float]
-    """Seconds since the epoch."""
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds since the epoch."""
+        ...
+
     retention: float
     """Seconds for which workers keep the history of finished messages."""
     has_one_writer: bool

@@ -8,11 +8,13 @@ from socketserver import StreamRequestHandler, TCPServer
 from threading import Thread
 
 import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm.exc import StaleDataError
 
 from examples.allocation import handlers
 from examples.allocation.bootstrap import bootstrap
 from examples.allocation.bus import AllocationBus
-from examples.allocation.database import opened
+from examples.allocation.database import sessions_on
 from examples.allocation.mail import KeptMail, SmtpMail
 from examples.allocation.messages import (
     Allocate,
@@ -23,7 +25,7 @@ from examples.allocation.messages import (
     OutOfStock,
 )
 from examples.allocation.model import Batch, OrderLine, Product
-from examples.allocation.products import StaleProductError, UnknownProductError, unit_of_work
+from examples.allocation.products import StockUnitOfWork, UnknownProductError
 from examples.allocation.view import AllocationView
 from messagebus import handle_message
 
@@ -145,7 +147,8 @@ class Shop:
         self.path = folder / "stock.db"
         self.mail = KeptMail()
         self.registry = bootstrap(self.path, self.mail)
-        self.view = AllocationView(partial(opened, self.path))
+        self.uow = partial(StockUnitOfWork, sessions_on(self.path))
+        self.view = AllocationView(sessions_on(self.path))
 
     def run(self, *messages):
         """Run each message."""
@@ -154,8 +157,9 @@ class Shop:
 
     def rows(self, table):
         """Return what stands in a table, read by somebody else."""
+        columns = {"batch": "reference, sku, quantity, eta", "order_line": "batch, order_id, sku, quantity"}
         with closing(sqlite3.connect(self.path)) as connection:
-            return connection.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
+            return connection.execute(f"SELECT {columns.get(table, '*')} FROM {table} ORDER BY rowid").fetchall()
 
 
 @pytest.fixture
@@ -219,10 +223,9 @@ def test_unknown_batch_is_an_error(shop):
 
 def test_handler_can_be_called_without_the_bus(shop):
     """A handler is a function of what it needs and its message."""
-    uow = partial(unit_of_work, shop.path)
-    handlers.create_batch(uow, CreateBatch(reference="b-1", sku="lamp", quantity=10))
+    handlers.create_batch(shop.uow, CreateBatch(reference="b-1", sku="lamp", quantity=10))
 
-    events = handlers.allocate(uow, Allocate(order_id="o-1", sku="lamp", quantity=10))
+    events = handlers.allocate(shop.uow, Allocate(order_id="o-1", sku="lamp", quantity=10))
 
     assert events == [allocated("o-1", 10, "b-1")]
 
@@ -267,12 +270,12 @@ def test_everything_is_in_the_file(shop, tmp_path):
 
 def test_failed_handler_leaves_no_trace(shop):
     """What a handler changed before it failed is rolled back, and what it would have stated is not stated."""
-    uow = partial(unit_of_work, shop.path)
     shop.run(CreateBatch(reference="b-1", sku="lamp", quantity=10))
 
     def allocate_and_fail(command):
-        with uow() as products:
-            products.get("lamp").allocate(lamps("o-1", 3))
+        with shop.uow() as work:
+            work.products.get("lamp").allocate(lamps("o-1", 3))
+            work.session.flush()
             raise ConnectionError("the bank does not answer")
 
     with shop.registry.override(Allocate, allocate_and_fail), pytest.raises(ConnectionError):
@@ -291,7 +294,7 @@ def test_half_written_product_is_rolled_back(shop):
     )
     before = [shop.rows(table) for table in ("product", "batch")]
 
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(IntegrityError):
         shop.run(CreateBatch(reference="b-1", sku="chair", quantity=5))
 
     assert [shop.rows(table) for table in ("product", "batch")] == before
@@ -299,42 +302,47 @@ def test_half_written_product_is_rolled_back(shop):
 
 def test_one_of_two_writers_comes_too_late(shop):
     """Who changes a product that was changed meanwhile is refused, and nothing of it is saved."""
-    uow = partial(unit_of_work, shop.path)
     shop.run(CreateBatch(reference="b-1", sku="lamp", quantity=10))
 
-    with pytest.raises(StaleProductError), uow() as late:
-        late.get("lamp").allocate(lamps("o-1", 8))
-        with uow() as early:
-            early.get("lamp").allocate(lamps("o-2", 8))
+    with shop.uow() as late:
+        late.products.get("lamp").allocate(lamps("o-1", 8))
+        with shop.uow() as early:
+            early.products.get("lamp").allocate(lamps("o-2", 8))
+            early.commit()
+        with pytest.raises(StaleDataError):
+            late.commit()
 
+    assert late.events == []
     assert shop.rows("order_line") == [("b-1", "o-2", "lamp", 8)]
     assert shop.rows("product") == [("lamp", 2)]
 
 
 def test_one_of_two_makers_comes_too_late(shop):
     """A product that two make at the same time is made by one of them."""
-    uow = partial(unit_of_work, shop.path)
 
-    with pytest.raises(StaleProductError), uow() as late:
-        late.get_or_new("lamp").add(Batch("b-1", "lamp", 10))
-        with uow() as early:
-            early.get_or_new("lamp").add(Batch("b-2", "lamp", 10))
+    with shop.uow() as late:
+        late.products.get_or_new("lamp").add(Batch("b-1", "lamp", 10))
+        with shop.uow() as early:
+            early.products.get_or_new("lamp").add(Batch("b-2", "lamp", 10))
+            early.commit()
+        with pytest.raises(IntegrityError):
+            late.commit()
 
     assert shop.rows("batch") == [("b-2", "lamp", 10, None)]
 
 
 def test_bus_tries_again_when_it_comes_too_late(shop):
     """With a second attempt nothing is sold twice, and no customer is turned away."""
-    uow = partial(unit_of_work, shop.path)
     shop.run(CreateBatch(reference="b-1", sku="lamp", quantity=10))
     others = [Allocate(order_id="o-2", sku="lamp", quantity=4)]
 
     def allocate_beside_others(command):
-        with uow() as products:
-            products.get("lamp").allocate(lamps(command.order_id, command.quantity))
+        with shop.uow() as work:
+            work.products.get("lamp").allocate(lamps(command.order_id, command.quantity))
             if others:
-                handlers.allocate(uow, others.pop())
-        return products.events
+                handlers.allocate(shop.uow, others.pop())
+            work.commit()
+        return work.events
 
     with shop.registry.override(Allocate, allocate_beside_others):
         shop.run(Allocate(order_id="o-1", sku="lamp", quantity=4))
@@ -349,9 +357,9 @@ def test_bus_gives_up_at_the_third_attempt(shop):
 
     def always_late(command):
         attempts.append(command)
-        raise StaleProductError("lamp")
+        raise StaleDataError
 
-    with shop.registry.override(Allocate, always_late), pytest.raises(StaleProductError):
+    with shop.registry.override(Allocate, always_late), pytest.raises(StaleDataError):
         shop.run(Allocate(order_id="o-1", sku="lamp", quantity=4))
 
     assert len(attempts) == 3

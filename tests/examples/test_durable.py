@@ -12,10 +12,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from sqlalchemy import text
 
 from examples.allocation import bootstrap as in_process
 from examples.allocation.bus import AllocationBus
-from examples.allocation.database import opened
+from examples.allocation.database import sessions_on
 from examples.allocation.durable import bootstrap, take_order
 from examples.allocation.mail import KeptMail
 from examples.allocation.messages import Allocate, ChangeBatchQuantity, CreateBatch
@@ -176,10 +177,10 @@ def test_outcome_is_the_same_as_in_process(store, tmp_path):
     work(store, kept_durably)
 
     assert kept_durably.sent == kept.sent != []
-    with opened(tmp_path / "stock.db") as connection:
+    with sessions_on(tmp_path / "stock.db")() as session:
         for table in ("product", "batch", "order_line", "allocation_view"):
             select = f"SELECT * FROM {table} ORDER BY 1, 2"
-            assert rows(store, select) == connection.execute(select) != []
+            assert rows(store, select) == [tuple(row) for row in session.execute(text(select))] != []
 
 
 # kill -9

@@ -33,9 +33,9 @@ def stated_output(path: Path) -> str:
     return dedent(docstring.partition("Output::\n\n")[2]) + "\n"
 
 
-def test_ladder_has_ten_rungs():
+def test_ladder_has_eleven_rungs():
     """No rung is missing, and so the tests below have something to run."""
-    assert sorted({name[:2] for name in RUNGS}) == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
+    assert sorted({name[:2] for name in RUNGS}) == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"]
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -54,6 +54,20 @@ def test_allocation_prints_what_it_says(module, file):
     assert (done.stdout, done.stderr, done.returncode) == (stated_output(EXAMPLES / "allocation" / file), "", 0)
 
 
+@pytest.mark.parametrize("way", ["by_hand", "with_svcs", "with_dishka", "with_fast_depends"])
+def test_way_to_inject_prints_what_it_says(way):
+    """What a handler needs beside its message can come from the library an application has already."""
+    pytest.importorskip(way.removeprefix("with_") if way != "by_hand" else "functools")
+
+    done = run(["-m", f"examples.injection.{way}"])
+
+    assert (done.stdout, done.stderr, done.returncode) == (
+        stated_output(EXAMPLES / "injection" / f"{way}.py"),
+        "",
+        0,
+    )
+
+
 def test_first_rung_has_at_most_fifteen_lines_of_code():
     """A first application is seen at a glance."""
     tree = ast.parse((EXAMPLES / "01_hello.py").read_text(encoding="utf-8"))
@@ -66,7 +80,7 @@ def test_rung_about_testing_is_a_file_of_tests():
     """What it shows is run by pytest as it stands."""
     done = run(["-m", "pytest", "-p", "no:cacheprovider", "-q", "examples/08_testing_your_application.py"])
 
-    assert (done.returncode, "5 passed" in done.stdout) == (0, True)
+    assert (done.returncode, "6 passed" in done.stdout) == (0, True)
 
 
 def test_every_order_in_the_file_is_confirmed():
