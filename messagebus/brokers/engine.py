@@ -1,5 +1,6 @@
 """The port that an engine fills: what differs between engines, behind one word for each thing that is done."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Engine(ABC):
         self.settings = settings
         self.ahead = 1
         self.lease = 30.0
+        self.in_line = asyncio.Lock()
+        """Held while parcels are handed to the client, so that those of one call leave before those of the next."""
 
     @abstractmethod
     async def connect(self) -> None:

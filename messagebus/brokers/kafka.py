@@ -26,6 +26,7 @@ _MOST: Final = 500
 _SESSION: Final = 10.0
 """Seconds after which the partitions of a worker that has died go to others, at least."""
 _LARGEST: Final = 1_048_576
+_HEADERS: Final = [("content-type", CONTENT_TYPE.encode())]
 _KEEP_REPLIES: Final = 3_600_000
 """Milliseconds after which the engine may forget a reply."""
 
@@ -89,20 +90,21 @@ class Kafka(Engine):
     # Publishing
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        await self._declare({self._topic_for(parcel) for parcel in parcels})
-        headers = [("content-type", CONTENT_TYPE.encode())]
-        sent = []
-        for parcel in parcels:
-            key = parcel.to if parcel.kind == "reply" else parcel.key
-            more = {"headers": headers, "key": None if key is None else key.encode()}
-            try:
-                sent.append(await self._producer.send(self._topic_for(parcel), parcel.body, **more))
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
-                refused = asyncio.get_running_loop().create_future()
-                refused.set_exception(error)
-                sent.append(refused)
+        async with self.in_line:
+            await self._declare({self._topic_for(parcel) for parcel in parcels})
+            sent = [await self._publish(parcel) for parcel in parcels]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         return [answer if isinstance(answer, Exception) else None for answer in answers]
+
+    async def _publish(self, parcel: Parcel) -> "asyncio.Future[Any]":
+        key = parcel.to if parcel.kind == "reply" else parcel.key
+        more = {"headers": _HEADERS, "key": None if key is None else key.encode()}
+        try:
+            confirmed: asyncio.Future[Any] = await self._producer.send(self._topic_for(parcel), parcel.body, **more)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
+            confirmed = asyncio.get_running_loop().create_future()
+            confirmed.set_exception(error)
+        return confirmed
 
     def is_refusal(self, error: Exception) -> bool:
         return isinstance(error, MessageSizeTooLargeError)

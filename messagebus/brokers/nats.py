@@ -57,7 +57,8 @@ class Nats(Engine):
                 await self._jetstream.stream_info(self._streams[kind])
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        sent = [await self._publish(parcel) for parcel in parcels]
+        async with self.in_line:
+            sent = [await self._publish(parcel) for parcel in parcels]
         if any(parcel.kind == "reply" for parcel in parcels):
             await self._client.flush(round(CONFIRM))
         await asyncio.wait(sent, timeout=CONFIRM)

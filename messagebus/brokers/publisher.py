@@ -15,8 +15,6 @@ __all__ = ["Answer", "Publisher"]
 
 Answer = Future[None] | asyncio.Future[None]
 """Done when the engine has confirmed it; waited for in a thread, or on an event loop, whichever."""
-_AT_ONCE: Final = 64
-"""Parcels that are answered together: some are on their way while the senders of others make the next."""
 _IN_FLIGHT: Final = 512
 """Parcels that are published at the same time."""
 
@@ -55,7 +53,7 @@ class Publisher:
     def _flush(self) -> None:
         self._is_flushing = False
         while self._leaving and self._publishing < _IN_FLIGHT:
-            count = min(len(self._leaving), _IN_FLIGHT - self._publishing, _AT_ONCE)
+            count = min(len(self._leaving), _IN_FLIGHT - self._publishing)
             batch = [self._leaving.popleft() for _ in range(count)]
             self._publishing += count
             task = self._loop.create_task(self._publish(batch))

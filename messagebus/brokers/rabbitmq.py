@@ -51,7 +51,9 @@ class RabbitMQ(Engine):
     # Publishing
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        await self._declare({self.settings.destination(one.kind, one.to) for one in parcels if one.kind == "command"})
+        queues = {self.settings.destination(one.kind, one.to) for one in parcels if one.kind == "command"}
+        async with self.in_line:
+            await self._declare(queues)
         answers = await asyncio.gather(*map(self._publish, parcels), return_exceptions=True)
         return [answer if isinstance(answer, Exception) else None for answer in answers]
 

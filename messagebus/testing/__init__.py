@@ -19,6 +19,7 @@ from messagebus.testing.recording import RecordedBus, Recording  # noqa: E402
 from messagebus.testing.redelivery import assert_any_order, assert_idempotent  # noqa: E402
 
 __all__ = [
-    "BrokerConformance", "Clock", "RecordedBus", "RecordedStore", "Recording", "StoreConformance", "assert_any_order", "assert_idempotent",
+    "BrokerConformance",
+    "Clock", "RecordedBus", "RecordedStore", "Recording", "StoreConformance", "assert_any_order", "assert_idempotent",
     "bus_class", "memory_store", "recorded_bus",
 ]  # fmt: skip

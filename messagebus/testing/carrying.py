@@ -256,7 +256,8 @@ class FailureLaws(BrokerLaws):
         """Delays are kept by a store."""
         broker = open_broker()
 
-        for more in ({"delay": 1.0}, {"dedup": "d"}):
+        refused: list[dict[str, Any]] = [{"delay": 1.0}, {"dedup": "d"}]
+        for more in refused:
             with pytest.raises(ConfigurationError, match="through a store"):
                 broker.send(PlaceOrder(order_id="o-1"), **more)
         with pytest.raises(UnwritableMessageError):

@@ -30,7 +30,8 @@ def test_worker_is_killed(engine, namespace, nursery, until, tmp_path):
     tried = tries(ledger)
     assert Counter(wanted) == effects(store)
     assert {*POISON} == {letter.body.decode().partition('"order_id":"')[2].partition('"')[0] for letter in store.dead()}
-    assert [] == [one for one in POISON if tried[one] not in {ATTEMPTS, ATTEMPTS + 1}]
+    # What the killed worker had claimed and not begun has one attempt less: it might have been what killed it.
+    assert [] == [one for one in POISON if tried[one] not in {ATTEMPTS - 1, ATTEMPTS, ATTEMPTS + 1}]
     assert sum(tried[one] > ATTEMPTS for one in POISON) <= 1
     print(engine.name, "duplicate tries:", sum(tried[one] - 1 for one in wanted))
 
