@@ -326,7 +326,23 @@ class BrokerUnavailableError(BrokerError, OSError):
 
 
 class ReplyTimeoutError(BrokerError, TimeoutError):
-    """The command was taken by the engine, and no reply has come back in time."""
+    """No reply to a command has come back in time; ``confirmed_after`` tells whether the engine has the command.
+
+    It is None if the engine has not confirmed it: it may have the command all the same.
+    """
+
+    def __init__(
+        self, message_type: str, message_id: str, broker: str, waited: float, confirmed_after: float | None
+    ) -> None:
+        if confirmed_after is None:
+            why = f"{broker} has not confirmed it after {waited:g} s, and may have it all the same"
+            remedy = "Ask again with the same id; it is handled once."
+        else:
+            why = f"{broker} confirmed it after {confirmed_after:.3g} s, and no reply has come within {waited:g} s"
+            remedy = "See that a worker handles it; its inbox keeps the result."
+        super().__init__(f"return the reply to {message_type} {message_id}", why, remedy)
+        self.message_type, self.message_id, self.broker = message_type, message_id, broker
+        self.waited, self.confirmed_after = waited, confirmed_after
 
 
 class DeliveryFailedError(MessageBusError):

@@ -1,18 +1,25 @@
 """Brokers: messages between services, over an engine that exists: NATS JetStream, RabbitMQ, Kafka, Redis."""
 
 import re
-from typing import Final
+from collections.abc import Collection
+from typing import Final, get_args
 from urllib.parse import urlsplit
 
 from messagebus.brokers.broker import Broker
-from messagebus.brokers.engine import Engine, Settings
+from messagebus.brokers.engine import Capability, Engine, Settings
 from messagebus.brokers.relay import Relay
 from messagebus.errors import BrokerError, BrokerUnavailableError, ConfigurationError, ReplyTimeoutError
 
-__all__ = ["Broker", "BrokerError", "BrokerUnavailableError", "Relay", "ReplyTimeoutError", "connect"]
+__all__ = ["Broker", "BrokerError", "BrokerUnavailableError", "Capability", "Relay", "ReplyTimeoutError", "connect"]
 
 _NAME: Final = re.compile("[A-Za-z0-9_-]{1,100}")
 _WEEK: Final = 7 * 86_400.0
+_INSTEAD: Final = {
+    "order": "For order by key use NATS, RabbitMQ or Kafka, or leave ordered=True out and run one worker per group.",
+    "replies": "For replies use NATS, RabbitMQ, Kafka or Redis.",
+    "history": "For events of before use NATS, Kafka or Redis, or let each group subscribe before they are published.",
+    "delay": "For delays send through a store, which a Relay, or a Worker with this broker, empties into the engine.",
+}
 
 
 def connect(
@@ -24,6 +31,7 @@ def connect(
     ordered: bool = False,
     retention: float = _WEEK,
     partitions: int = 8,
+    needs: Collection[Capability] = (),
 ) -> Broker:
     """Connect to an engine; what it needs of streams, queues or topics is created there if it is missing.
 
@@ -36,6 +44,8 @@ def connect(
             there are. Without it that holds for one worker, and on Kafka.
         retention: seconds for which the engine keeps events, where it does not keep them for each group.
         partitions: of topics that are created on Kafka: so many workers of a group can share one.
+        needs: what the application cannot do without; an engine that lacks it is refused here, and not when it is
+            missed. See `Capability`; ``ordered`` needs ``order`` by itself.
 
     Raises:
         ConfigurationError: If the URL is of no engine, the extra for it is not installed, or the engine cannot do what
@@ -47,11 +57,25 @@ def connect(
             remedy = "Use at most 100 letters, digits, underscores and dashes."
             raise ConfigurationError(f"connect with this {what}", "it is nothing that every engine takes", remedy)
     engine = _engine_for(url)
-    if ordered and not engine.orders_by_key:
-        remedy = "Leave it out and run one worker per group, or use NATS, RabbitMQ or Kafka."
-        raise ConfigurationError(f"connect to {engine.name} with ordered=True", "it has no means to that", remedy)
+    check_capabilities(engine, {*needs, "order"} if ordered else needs)
     settings = Settings(url, group, namespace, ordered, retention, partitions)
     return Broker(engine(settings), source or f"urn:messagebus:{group}")
+
+
+def check_capabilities(engine: type[Engine], needs: Collection[str]) -> None:
+    """Refuse an engine that cannot do what an application needs.
+
+    Raises:
+        ConfigurationError: If it lacks something; names all of it, and what does it instead.
+    """
+    unknown = sorted(set(needs) - set(get_args(Capability)))
+    if unknown:
+        why, remedy = f"no capability is called {unknown[0]!r}", f"Take of {', '.join(get_args(Capability))}."
+        raise ConfigurationError(f"connect to {engine.name}", why, remedy)
+    lacking = sorted(set(needs) - engine.capabilities)
+    if lacking:
+        why = f"it lacks {' and '.join(lacking)}, which the application needs"
+        raise ConfigurationError(f"connect to {engine.name}", why, " ".join(_INSTEAD[need] for need in lacking))
 
 
 def _engine_for(url: str) -> type[Engine]:

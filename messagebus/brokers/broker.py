@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from messagebus import logs
 from messagebus.brokers.engine import CONFIRM, Engine, Want
+from messagebus.brokers.publisher import Answer, Publisher
+from messagebus.brokers.requests import Requests
 from messagebus.brokers.wire import Parcel, parcel_of, parcel_of_sending
 from messagebus.delivery.carrier import Carrier
 from messagebus.delivery.entries import Arrival, Stored
@@ -24,7 +26,6 @@ from messagebus.errors import (
     DispatchError,
     InvalidMessageError,
     MessageBusError,
-    UnwritableMessageError,
     full_name,
 )
 from messagebus.messages import Command, Event, Message
@@ -34,9 +35,6 @@ from messagebus.telemetry import sends
 __all__ = ["Broker"]
 
 T = TypeVar("T")
-_Answer = Future[None] | asyncio.Future[None]
-_IN_FLIGHT: Final = 512
-"""Parcels that are published at the same time."""
 
 
 class Broker(Carrier):
@@ -51,11 +49,9 @@ class Broker(Carrier):
         self._thread = threading.Thread(target=self._loop.run_forever, name="messagebus-broker", daemon=True)
         self._thread.start()
         self._is_closed = False
-        self._leaving: deque[tuple[Parcel, _Answer]] = deque()
-        self._is_flushing = False
-        self._publishing = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stop_subscribing: Callable[[], None] | None = None
+        self._publisher = Publisher(engine, self._loop)
+        self._requests = Requests(engine, self._publisher)
         self._reset()
         self._open()
 
@@ -117,7 +113,7 @@ class Broker(Carrier):
         _refuse(delay, at, dedup)
         parcel = self._parcel(message, key, envelope)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enqueue([(parcel, answer)])
+        self._leave([(parcel, answer)])
         await answer
         return parcel.id
 
@@ -135,6 +131,48 @@ class Broker(Carrier):
             confirmed.result()
         return [parcel.id for parcel in parcels]
 
+    def request(
+        self, command: Command, *, key: str | None = None, envelope: Envelope | None = None, timeout: float = 30.0
+    ) -> bytes:
+        """Publish a command, and return what its handler returns, on whatever machine: its return messages as JSON.
+
+        They come when the handler's inbox has settled the command, in an array as `Store.result` returns it. Who dies,
+        or does not wait any more, gets none, and nothing is kept for it.
+
+        Args:
+            command: an event has many receivers, and no reply.
+            key: as for `send`.
+            envelope: as for `send`; asked again with the same id, by this very broker, a command is handled once.
+            timeout: seconds to wait, from now.
+
+        Raises:
+            ReplyTimeoutError: If there is no reply by then; says whether the engine has confirmed the command.
+            DeliveryFailedError: If its handler failed for good, and it is a dead letter there; says which.
+            BrokerError: If the engine has not confirmed it; it may have got it all the same.
+        """
+        return self._ask(command, key, envelope, timeout).result()
+
+    async def arequest(
+        self,
+        command: Command,
+        *,
+        key: str | None = None,
+        envelope: Envelope | None = None,
+        timeout: float = 30.0,  # noqa: ASYNC109 - as `request` has it
+    ) -> bytes:
+        """Do as `request`, without blocking the event loop."""
+        return await asyncio.wrap_future(self._ask(command, key, envelope, timeout))
+
+    def _ask(self, command: Command, key: str | None, envelope: Envelope | None, timeout: float) -> "Future[bytes]":
+        if self._is_closed:
+            raise _closed()
+        if not isinstance(command, Command):
+            why = "only of a command it is known who answers"
+            raise DispatchError(f"request {full_name(type(command))}", why, "Send it with send().")
+        sending = prepare(command, key=key, envelope=envelope)
+        parcel = parcel_of_sending(sending, self.source, is_event=False, reply_to=self._requests.address)
+        return asyncio.run_coroutine_threadsafe(self._requests.ask(parcel, timeout), self._loop)
+
     def _parcel(self, message: Message, key: str | None, envelope: Envelope | None) -> Parcel:
         sending = prepare(message, key=key, envelope=envelope)
         return parcel_of_sending(sending, self.source, is_event=isinstance(message, Event))
@@ -150,62 +188,18 @@ class Broker(Carrier):
             else:
                 answers.append(Future())
         waiting = [answer for answer in answers if not answer.done()]
-        self._enqueue(list(zip(parcels, waiting, strict=True)))
+        self._leave(list(zip(parcels, waiting, strict=True)))
         return answers
 
     def _submit(self, parcels: Sequence[Parcel]) -> "list[Future[None]]":
         answers: list[Future[None]] = [Future() for _ in parcels]
-        self._enqueue(list(zip(parcels, answers, strict=True)))
+        self._leave(list(zip(parcels, answers, strict=True)))
         return answers
 
-    def _enqueue(self, leaving: "Sequence[tuple[Parcel, _Answer]]") -> None:
+    def _leave(self, parcels: Sequence[tuple[Parcel, Answer]]) -> None:
         if self._is_closed:
             raise _closed()
-        self._leaving.extend(leaving)
-        if not self._is_flushing:  # Whoever comes while it is set goes with those that are there.
-            self._is_flushing = True
-            self._loop.call_soon_threadsafe(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        while self._leaving and self._publishing < _IN_FLIGHT:
-            count = min(len(self._leaving), _IN_FLIGHT - self._publishing)
-            batch = [self._leaving.popleft() for _ in range(count)]
-            self._publishing += count
-            self._start(self._publish(batch))
-
-    async def _publish(self, batch: "Sequence[tuple[Parcel, _Answer]]") -> None:
-        parcels = [parcel for parcel, _ in batch]
-        try:
-            failures = await asyncio.wait_for(self.engine.publish(parcels), 2 * CONFIRM)
-        except Exception as error:  # noqa: BLE001 - it is the senders' to handle
-            failures = [error] * len(batch)
-        self._publishing -= len(batch)
-        self._flush()
-        awaited: dict[asyncio.AbstractEventLoop, list[tuple[_Answer, MessageBusError | None]]] = {}
-        for (parcel, answer), failure in zip(batch, failures, strict=True):
-            told = None if failure is None else self._meaning(failure, parcel)
-            if isinstance(answer, Future):
-                _tell([(answer, told)])
-            else:
-                awaited.setdefault(answer.get_loop(), []).append((answer, told))
-        for loop, answers in awaited.items():  # To wake a loop takes longer than all else: once for all.
-            with suppress(RuntimeError):  # A loop that is closed waits for nothing.
-                loop.call_soon_threadsafe(_tell, answers)
-
-    def _meaning(self, error: Exception, parcel: Parcel) -> MessageBusError:
-        if self.engine.is_refusal(error):
-            return UnwritableMessageError(parcel.type, "", f"is refused by {self.name} ({type(error).__name__})")
-        return BrokerError(f"publish {parcel.type} to {self.name}", self._told(error))
-
-    def _told(self, error: Exception) -> str:
-        """Say what an error of a client is, with nothing of the URL that may be secret."""
-        if isinstance(error, TimeoutError):
-            return f"there was no answer within {CONFIRM:g} s"
-        text = str(error).partition("\n")[0][:200].replace(self.engine.settings.url, self.engine.settings.place)
-        for secret in self.engine.settings.secrets:
-            text = text.replace(secret, "***")
-        return f"{full_name(type(error))}{': ' if text else ''}{text}"
+        self._publisher.add(parcels)
 
     # What a worker does
 
@@ -311,7 +305,7 @@ class Broker(Carrier):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a client raises
             remedy = "See that it runs and that the URL is right; then try again."
-            raise BrokerUnavailableError(what, self._told(error), remedy) from None
+            raise BrokerUnavailableError(what, self.engine.told(error), remedy) from None
 
     def _start(self, action: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = self._loop.create_task(action)
@@ -322,7 +316,7 @@ class Broker(Carrier):
     def _complain(self, error: Exception) -> None:
         _, complain = logs.writers("info", "warning")
         if complain is not None:
-            complain(logs.BROKER_FAILED, logger=logs.NAME, broker=self.name, reason=self._told(error))
+            complain(logs.BROKER_FAILED, logger=logs.NAME, broker=self.name, reason=self.engine.told(error))
 
     def close(self) -> None:
         """Disconnect, after what is being published. Idempotent."""
@@ -330,11 +324,15 @@ class Broker(Carrier):
             return
         self.end()
         end = time.monotonic() + CONFIRM
-        while (self._leaving or self._publishing) and time.monotonic() < end:
+        while self._publisher.is_busy and time.monotonic() < end:
             time.sleep(0.01)
         with suppress(BrokerError):
-            self._run(asyncio.wait_for(self.engine.close(), CONFIRM), f"disconnect from {self.name}")
+            self._run(asyncio.wait_for(self._disconnect(), CONFIRM), f"disconnect from {self.name}")
         self._stop()
+
+    async def _disconnect(self) -> None:
+        await self._requests.close()
+        await self.engine.close()
 
     def _stop(self) -> None:
         self._is_closed = True
@@ -355,16 +353,6 @@ def _refuse(delay: float, at: datetime | None, dedup: str | None) -> None:
         raise ConfigurationError("publish a message later", "an engine keeps nothing for later", remedy)
     if dedup is not None:
         raise ConfigurationError("publish with a dedup key", "an engine knows messages by their ids only", remedy)
-
-
-def _tell(answers: "Sequence[tuple[_Answer, MessageBusError | None]]") -> None:
-    for answer, failure in answers:
-        if answer.done():
-            continue
-        if failure is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(failure)
 
 
 def _failed(error: Exception) -> "Future[None]":

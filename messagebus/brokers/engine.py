@@ -1,19 +1,28 @@
 """The port that an engine fills: what differs between engines, behind one word for each thing that is done."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from messagebus.brokers.wire import Kind, Parcel
 from messagebus.delivery.entries import Arrival
-from messagebus.errors import ConfigurationError
+from messagebus.errors import ConfigurationError, full_name
 
-__all__ = ["CONFIRM", "Engine", "Put", "Settings", "Want", "missing"]
+__all__ = ["CONFIRM", "Capability", "Engine", "Put", "Settings", "Want", "missing"]
 
 CONFIRM = 5.0
 """Seconds to wait for an engine to confirm something."""
+
+Capability = Literal["order", "replies", "history", "delay"]
+"""What not every engine can do, and an application may need.
+
+``order``: messages of one type and key are handled in their order by any number of workers, with ``ordered=True``.
+``replies``: return messages come back to the sender. ``history``: a group that is new gets the events of before.
+``delay``: messages are kept by the engine until they are due; none that is here does, and stores do.
+"""
 
 Put = Callable[[Sequence[Arrival]], Awaitable[None]]
 """Takes what has been brought; returns when there is room for more."""
@@ -60,13 +69,14 @@ class Engine(ABC):
     """An engine, reached through FastStream's broker for it; used on one event loop."""
 
     name: ClassVar[str]
-    orders_by_key: ClassVar[bool]
-    """Messages of one type and key can be handled in order by many workers, with ``ordered=True``."""
+    capabilities: ClassVar[frozenset[Capability]]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ahead = 1
         self.lease = 30.0
+        self.in_line = asyncio.Lock()
+        """Held while parcels are handed to the client, so that those of one call leave before those of the next."""
 
     @abstractmethod
     async def connect(self) -> None:
@@ -79,6 +89,13 @@ class Engine(ABC):
     @abstractmethod
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
         """Publish; return for each why it was not confirmed, or None."""
+
+    @abstractmethod
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        """Have the replies brought that go to this address, from now on, also after the connection was lost.
+
+        They are for one who waits now: the engine forgets them by itself, whether somebody takes them or not.
+        """
 
     @abstractmethod
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
@@ -105,6 +122,15 @@ class Engine(ABC):
     def is_refusal(self, error: Exception) -> bool:  # noqa: ARG002 - an engine that has such says so
         """Say whether the engine will never take this very message: it is too large, for example."""
         return False
+
+    def told(self, error: Exception) -> str:
+        """Say what an error of a client is, with nothing of the URL that may be secret."""
+        if isinstance(error, TimeoutError):
+            return f"there was no answer within {CONFIRM:g} s"
+        text = str(error).partition("\n")[0][:200].replace(self.settings.url, self.settings.place)
+        for secret in self.settings.secrets:
+            text = text.replace(secret, "***")
+        return f"{full_name(type(error))}{': ' if text else ''}{text}"
 
 
 def missing(engine: str, extra: str) -> ConfigurationError:

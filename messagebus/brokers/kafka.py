@@ -3,7 +3,8 @@
 import asyncio
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -11,9 +12,9 @@ from messagebus.brokers.engine import CONFIRM, Engine, Put, Want, missing
 from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 
 try:
-    from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-    from aiokafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+    from aiokafka.errors import ConsumerStoppedError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
     from faststream import AckPolicy
     from faststream.kafka import KafkaBroker
 except ImportError as error:
@@ -25,13 +26,16 @@ _MOST: Final = 500
 _SESSION: Final = 10.0
 """Seconds after which the partitions of a worker that has died go to others, at least."""
 _LARGEST: Final = 1_048_576
+_HEADERS: Final = [("content-type", CONTENT_TYPE.encode())]
+_KEEP_REPLIES: Final = 3_600_000
+"""Milliseconds after which the engine may forget a reply."""
 
 
 class Kafka(Engine):
     """Published with ``acks=all``. Messages with one key are in one partition, and handled in order."""
 
     name = "Kafka"
-    orders_by_key = True
+    capabilities = frozenset({"order", "replies", "history"})
 
     async def connect(self) -> None:
         self._servers = self.settings.url.partition("://")[2].strip("/")
@@ -39,6 +43,9 @@ class Kafka(Engine):
         self._subscribers: list[Any] = []
         self._known: set[str] = set()
         self._topic = cache(self._name)
+        self._replies = f"{self.settings.namespace}.reply"
+        """One topic for all who wait for a reply, and come and go; each passes over what is for others."""
+        self._listener: Any = None
         self._admin: Any = AIOKafkaAdminClient(
             bootstrap_servers=self._servers, request_timeout_ms=round(CONFIRM * 1000)
         )
@@ -62,11 +69,19 @@ class Kafka(Engine):
         # A colon and a slash have no place in the name of a topic.
         return re.sub("[:/]", lambda found: f"_{ord(found[0]):02X}", f"{self.settings.namespace}.{kind}.{type}")
 
+    def _topic_for(self, parcel: Parcel) -> str:
+        return self._replies if parcel.kind == "reply" else self._topic(parcel.kind, parcel.to)
+
     async def _declare(self, topics: Iterable[str]) -> None:
         new = [topic for topic in topics if topic not in self._known]
         if not new:
             return
-        wanted = [NewTopic(topic, self.settings.partitions, self._replicas) for topic in new]
+        wanted = [
+            NewTopic(topic, 1, self._replicas, topic_configs={"retention.ms": str(_KEEP_REPLIES)})
+            if topic == self._replies
+            else NewTopic(topic, self.settings.partitions, self._replicas)
+            for topic in new
+        ]
         for topic, code, *_ in (await self._admin.create_topics(wanted)).topic_errors:
             if code and for_code(code) is not TopicAlreadyExistsError:
                 raise for_code(code)(topic)
@@ -75,25 +90,47 @@ class Kafka(Engine):
     # Publishing
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        await self._declare({self._topic(parcel.kind, parcel.type) for parcel in parcels})
-        headers = [("content-type", CONTENT_TYPE.encode())]
-        sent = []
-        for parcel in parcels:
-            key = None if parcel.key is None else parcel.key.encode()
-            try:
-                topic = self._topic(parcel.kind, parcel.type)
-                sent.append(await self._producer.send(topic, parcel.body, key=key, headers=headers))
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
-                refused = asyncio.get_running_loop().create_future()
-                refused.set_exception(error)
-                sent.append(refused)
+        async with self.in_line:
+            await self._declare({self._topic_for(parcel) for parcel in parcels})
+            sent = [await self._publish(parcel) for parcel in parcels]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         return [answer if isinstance(answer, Exception) else None for answer in answers]
+
+    async def _publish(self, parcel: Parcel) -> "asyncio.Future[Any]":
+        key = parcel.to if parcel.kind == "reply" else parcel.key
+        more = {"headers": _HEADERS, "key": None if key is None else key.encode()}
+        try:
+            confirmed: asyncio.Future[Any] = await self._producer.send(self._topic_for(parcel), parcel.body, **more)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
+            confirmed = asyncio.get_running_loop().create_future()
+            confirmed.set_exception(error)
+        return confirmed
 
     def is_refusal(self, error: Exception) -> bool:
         return isinstance(error, MessageSizeTooLargeError)
 
     # Reading
+
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        await self._declare([self._replies])
+        place = TopicPartition(self._replies, 0)
+        listener: Any = AIOKafkaConsumer(bootstrap_servers=self._servers, enable_auto_commit=False)
+        try:
+            await listener.start()
+            listener.assign([place])
+            await listener.seek_to_end(place)
+            await listener.position(place)  # What comes after this is brought, however late it is looked for.
+        except BaseException:
+            await listener.stop()
+            raise
+        self._listener = listener
+        self._hearing = asyncio.create_task(self._hear(address.encode(), take))
+
+    async def _hear(self, address: bytes, take: Callable[[bytes], None]) -> None:
+        with suppress(ConsumerStoppedError):
+            async for record in self._listener:  # It connects again by itself, and ends when it is stopped.
+                if record.key == address:
+                    take(record.value or b"")
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         await self._declare({self._topic(want.kind, want.type) for want in wants})
@@ -139,6 +176,8 @@ class Kafka(Engine):
             await subscriber.stop()
 
     async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.stop()
         await self._producer.stop()
         await self._admin.close()
         await self._broker.stop()

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -28,12 +28,14 @@ _PAUSE: Final = 0.5
 class Nats(Engine):
     """Commands are removed when acknowledged; events are kept for ``retention`` seconds.
 
+    With ``ordered=True`` one message of a type is under way at a time: some hundred a second.
+
     JetStream confirms before it syncs to disk, by default up to two minutes later, which a client cannot see: for a
     single server set ``sync_interval: always``, or keep three replicas.
     """
 
     name = "NATS"
-    orders_by_key = True
+    capabilities = frozenset({"order", "replies", "history"})
 
     async def connect(self) -> None:
         patience: Any = {"connect_timeout": CONFIRM, "reconnect_time_wait": _PAUSE, "max_reconnect_attempts": -1}
@@ -55,17 +57,38 @@ class Nats(Engine):
                 await self._jetstream.stream_info(self._streams[kind])
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
-        answers = await asyncio.gather(*map(self._publish, parcels), return_exceptions=True)
-        return [answer if isinstance(answer, Exception) else None for answer in answers]
+        async with self.in_line:
+            sent = [await self._publish(parcel) for parcel in parcels]
+        if any(parcel.kind == "reply" for parcel in parcels):
+            await self._client.flush(round(CONFIRM))
+        await asyncio.wait(sent, timeout=CONFIRM)
+        return [_outcome(confirmed) for confirmed in sent]
 
-    async def _publish(self, parcel: Parcel) -> None:
+    async def _publish(self, parcel: Parcel) -> "asyncio.Future[Any]":
         headers = {"Nats-Msg-Id": parcel.id, "content-type": CONTENT_TYPE}
-        subject = self._subject(parcel.kind, parcel.type)
-        await self._jetstream.publish(subject, parcel.body, timeout=CONFIRM, headers=headers)
+        confirmed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            if parcel.kind == "reply":  # In no stream: only who listens gets it.
+                await self._client.publish(self.settings.destination("reply", parcel.to), parcel.body, headers=headers)
+                confirmed.set_result(None)
+            else:
+                # Its `publish` takes a task and a timer for each message.
+                subject = self._subject(parcel.kind, parcel.to)
+                confirmed = await self._jetstream.publish_async(subject, parcel.body, headers=headers)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with this one
+            confirmed.set_exception(error)
+        return confirmed
 
     def _name(self, kind: str, type: str) -> str:
         # What has no place in a subject, a dot beside nothing, is escaped.
         return f"{self.settings.namespace}.{kind}.{re.sub('(?<=[.])[.]|[.]$', '=2E', type)}"
+
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        async def receive(raw: Any) -> None:
+            take(raw.data)
+
+        await self._client.subscribe(self.settings.destination("reply", address), cb=receive)
+        await self._client.flush(round(CONFIRM))
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         self._is_pulling = True
@@ -92,9 +115,11 @@ class Nats(Engine):
     async def _pull(self, subscription: Any, put: Put) -> None:
         # FastStream's subscriber gathers until a batch is full or a time is over. With a time that is short enough,
         # messages get lost in nats-py between the end of a wait and the next (until they are brought again).
+        # Of more than the server gives out at a time it would wait for the rest.
+        count = 1 if self.settings.is_ordered else min(self.ahead, _MOST)
         while self._is_pulling:
             try:
-                found = await subscription.fetch(min(self.ahead, _MOST), timeout=_PULL)
+                found = await subscription.fetch(count, timeout=_PULL)
             except TimeoutError:
                 continue
             except Error:  # The connection is lost, or the stream has no leader now; the client connects again.
@@ -128,6 +153,14 @@ class Nats(Engine):
 
     def is_refusal(self, error: Exception) -> bool:
         return isinstance(error, MaxPayloadError)
+
+
+def _outcome(confirmed: "asyncio.Future[Any]") -> Exception | None:
+    if not confirmed.done():
+        confirmed.cancel()
+        return TimeoutError()
+    error = confirmed.exception()
+    return error if isinstance(error, Exception) else None
 
 
 def _arrival(raw: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ _BLOCK: Final = 250
 """Milliseconds that a request for messages waits on the server."""
 _MOST: Final = 200
 _PAUSE: Final = 0.5
+_PATIENCE: Final = 5.0
+"""Seconds that a look for replies waits."""
 _AT_ONCE: Final = 16
 _DATA: Final = b"data"
 
@@ -39,7 +41,7 @@ class Redis(Engine):
     """
 
     name = "Redis"
-    orders_by_key = False
+    capabilities = frozenset({"replies", "history"})
 
     async def connect(self) -> None:
         options: Any = {"logger": None, "apply_types": False}
@@ -51,6 +53,7 @@ class Redis(Engine):
         self._groups: dict[str, str] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._is_reading = False
+        self._listening: asyncio.Task[None] | None = None
 
     async def weaknesses(self) -> Sequence[tuple[str, str]]:
         try:
@@ -73,13 +76,31 @@ class Redis(Engine):
         oldest = round((time.time() - self.settings.retention) * 1000)
         async with self._gate, self._redis.pipeline(transaction=False) as pipeline:
             for parcel in parcels:
-                stream = self.settings.destination(parcel.kind, parcel.type)
+                stream = self.settings.destination(parcel.kind, parcel.to)
+                if parcel.kind == "reply":  # On a channel: only who listens gets it.
+                    pipeline.publish(stream, parcel.body)
+                    continue
                 bounds = {"minid": oldest} if parcel.kind == "event" else {}
                 pipeline.xadd(stream, {_DATA: parcel.body, "content-type": CONTENT_TYPE}, **bounds)
             answers = await pipeline.execute(raise_on_error=False)
         return [answer if isinstance(answer, Exception) else None for answer in answers]
 
     # Reading
+
+    async def listen(self, address: str, take: Callable[[bytes], None]) -> None:
+        channel = self._redis.pubsub(ignore_subscribe_messages=True)
+        await channel.subscribe(self.settings.destination("reply", address))
+        self._listening = asyncio.create_task(self._hear(channel, take))
+
+    async def _hear(self, channel: Any, take: Callable[[bytes], None]) -> None:
+        while True:
+            try:
+                message = await channel.get_message(timeout=_PATIENCE)
+            except (RedisError, OSError):  # The next call connects, and subscribes, again.
+                await asyncio.sleep(_PAUSE)
+                continue
+            if message is not None:
+                take(message["data"])
 
     async def subscribe(self, wants: Sequence[Want], put: Put) -> None:
         self._groups = {
@@ -174,6 +195,8 @@ class Redis(Engine):
             loop.cancel()
 
     async def close(self) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
         await self._broker.stop()
 
 

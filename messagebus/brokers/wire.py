@@ -12,13 +12,14 @@ from pydantic_core import to_json as dump_json
 
 from messagebus.delivery.entries import Arrival, Sending, Stored
 from messagebus.delivery.outcomes import clean
+from messagebus.delivery.replies import REPLY, REPLY_TO
 from messagebus.errors import UnwritableMessageError
 
 __all__ = ["CONTENT_TYPE", "Kind", "Parcel", "arrival", "parcel_of", "parcel_of_sending"]
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
-Kind = Literal["command", "event"]
-"""Of a command there is one receiver, of an event each group that has subscribed."""
+Kind = Literal["command", "event", "reply"]
+"""Of a command there is one receiver, of an event each group that has subscribed, of a reply whoever waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Parcel:
     kind: Kind
     key: str | None
     body: bytes
+    to: str
+    """Its type; of a reply, the address of who waits for it."""
 
 
 # Writing
@@ -66,15 +69,18 @@ def parcel_of(stored: Stored, source: str) -> Parcel:
             raise UnwritableMessageError(stored.type, "", "has a header that is no attribute of a CloudEvent")
         attributes[name] = value
     body = b"%b,%b" % (dump_json(attributes)[:-1], stored.body[1:])
-    return Parcel(stored.id, stored.type, "event" if stored.is_event else "command", stored.key, body)
+    if stored.type == REPLY:
+        return Parcel(stored.id, stored.type, "reply", None, body, stored.headers.get(REPLY_TO, ""))
+    return Parcel(stored.id, stored.type, "event" if stored.is_event else "command", stored.key, body, stored.type)
 
 
-def parcel_of_sending(sending: Sending, source: str, *, is_event: bool) -> Parcel:
+def parcel_of_sending(sending: Sending, source: str, *, is_event: bool, reply_to: str | None = None) -> Parcel:
     """Write a message that is sent without a store."""
     envelope = sending.envelope
+    headers = envelope.headers if reply_to is None else {**envelope.headers, REPLY_TO: reply_to}
     stored = Stored(
         0, envelope.id, envelope.type, sending.body, sending.key, envelope.correlation_id, envelope.causation_id,
-        envelope.time.timestamp(), envelope.headers, 1, {}, is_event,
+        envelope.time.timestamp(), headers, 1, {}, is_event,
     )  # fmt: skip
     return parcel_of(stored, source)
 

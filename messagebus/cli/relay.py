@@ -7,6 +7,7 @@ from messagebus.cli import records
 from messagebus.cli.engine import add_group, connected
 from messagebus.cli.reading import add_levels
 from messagebus.cli.stored import opened
+from messagebus.cli.values import seconds
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -26,6 +27,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("url", metavar="STORE", help="the store, as in sqlite:///bus.db")
     parser.add_argument("engine", metavar="URL", help="the engine, as in nats://host:4222")
     add_group(parser)
+    text = "others take over this long after the relay has died (default: 30s)"
+    parser.add_argument("--lease", type=seconds, default=30.0, metavar="S", help=text)
     parser.add_argument("--until-idle", action="store_true", help="stop when nothing is due")
     add_levels(parser)
 
@@ -37,5 +40,5 @@ def run(options: Namespace) -> int:
     levels = {"log_level": options.log_level, "error_log_level": options.error_log_level}
     logger = records.make_logger(options.log_level, options.error_log_level)
     with opened(options) as store, connected(options) as broker:
-        Relay(store, broker, logger=logger, **levels).run(until_idle=options.until_idle)
+        Relay(store, broker, lease=options.lease, logger=logger, **levels).run(until_idle=options.until_idle)
     return 0

@@ -4,14 +4,15 @@ import asyncio
 import select
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic_core import from_json
 from pydantic_core import to_json as dump_json
 
 from messagebus import (
+    Command,
     ConfigurationError,
     Envelope,
     InvalidMessageError,
@@ -21,13 +22,22 @@ from messagebus import (
     UsageError,
 )
 from messagebus.cli import records
+from messagebus.cli.engine import add_group, connected
 from messagebus.cli.reading import FAILED, REFUSED, Desk, add_input, at_desk
 from messagebus.cli.stored import add_url, opened
 from messagebus.cli.values import seconds
-from messagebus.errors import ResultTimeoutError, StoreError, full_name, near_misses
+from messagebus.errors import (
+    DeliveryFailedError,
+    ReplyTimeoutError,
+    ResultTimeoutError,
+    StoreError,
+    full_name,
+    near_misses,
+)
 from messagebus.shapes import shape_of
 
 if TYPE_CHECKING:
+    from messagebus.brokers import Broker
     from messagebus.delivery import Store
 
 __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
@@ -38,7 +48,8 @@ DESCRIPTION: Final = """\
 Read messages as JSON Lines, {"type": ..., "data": {...}} or CloudEvents, and store each for the workers. The id of a
 message goes to standard output, a line each in the order of the input, as soon as the message is on disk; with --wait
 its return messages do, when all that it led to is finished. A line that is refused is one record on standard error,
-with file and line; the next line is stored all the same.
+with file and line; the next line is stored all the same. With --to they are published to an engine, and with --wait
+what the handler of each command returned comes back from there.
 
 A CloudEvent keeps its id: sent again, it is not stored twice.
 
@@ -58,6 +69,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     add_input(parser)
     add_url(parser)
+    parser.add_argument("--to", dest="engine", metavar="URL", help="publish to an engine, as in nats://host:4222")
+    add_group(parser)
     parser.add_argument("--key", metavar="FIELD", help="handle messages with one value of this field one at a time")
     parser.add_argument("--delay", type=seconds, default=0.0, metavar="S", help="seconds, or 5m, 2h, 1d, to wait first")
     parser.add_argument("--wait", action="store_true", help="wait for the workers, and print the return messages")
@@ -70,10 +83,14 @@ def run(options: Namespace) -> int:
     """Store every line of every input, and return the exit code that sums them up."""
     if options.timeout is not None and not options.wait:
         raise ConfigurationError("use --timeout", "there is nothing to wait for", "Add --wait.")
+    if options.engine is not None and options.delay:
+        remedy = "Send it to a store, which `messagebus relay` empties into the engine."
+        raise ConfigurationError("use --delay with --to", "an engine keeps nothing for later", remedy)
     with at_desk(options, log_level="disabled", error_log_level="error") as desk:
         if options.key is not None:
             _check_key(options.key, desk.registry)
-        with opened(options, creates=True) as store, asyncio.Runner() as runner:
+        way = opened(options, creates=True) if options.engine is None else connected(options)
+        with way as store, asyncio.Runner() as runner:
             return _Post(desk, store, runner, options).run()
 
 
@@ -112,7 +129,7 @@ Place = tuple[str, int]
 class _Post:
     """All messages of all inputs on their way into the store, a batch at a time."""
 
-    def __init__(self, desk: Desk, store: "Store", runner: asyncio.Runner, options: Namespace) -> None:
+    def __init__(self, desk: Desk, store: "Store | Broker", runner: asyncio.Runner, options: Namespace) -> None:
         self._reader, self._results = desk.reader, desk.results
         self._store, self._runner, self._options = store, runner, options
         self._timeout = inf if options.timeout is None else options.timeout
@@ -159,33 +176,41 @@ class _Post:
         for (place, *_), answer in zip(batch, answers, strict=True):
             if isinstance(answer, str):
                 stored.append((place, answer))
-            elif _is_refusal(answer):
+            elif isinstance(answer, bytes):
+                self._write(answer)
+            elif _is_refusal(answer) or isinstance(answer, _NO_REPLY):
                 self._reader.take_up(place)
-                self._reader.refuse(answer)
+                (self._fail if isinstance(answer, _NO_REPLY) else self._reader.refuse)(answer)
         if self._options.wait:
             self._wait_for(stored)
         else:
             self._results.write("".join(f"{id}\n" for _, id in stored).encode())
         for answer in answers:
-            if isinstance(answer, BaseException) and not _is_refusal(answer):
+            if isinstance(answer, BaseException) and not (_is_refusal(answer) or isinstance(answer, _NO_REPLY)):
                 raise answer
         self._reader.take_up(last)
 
     async def _send(self, batch: Sequence[tuple[Place, Message, Envelope | None, str | None]]) -> Sequence[Any]:
         """Store messages in their order; what is awaited together shares a commit, and each has its own error."""
-        delay, asend = self._options.delay, self._store.asend
-        sends = [asend(message, delay=delay, key=key, envelope=envelope) for _, message, envelope, key in batch]
+        store, options = self._store, self._options
+        sends: list[Awaitable[str | bytes]] = []
+        for _, message, envelope, key in batch:
+            if options.engine is not None and options.wait and isinstance(message, Command):
+                asked = cast("Broker", store).arequest(message, key=key, envelope=envelope, timeout=self._timeout)
+                sends.append(asked)
+            else:
+                sends.append(store.asend(message, delay=options.delay, key=key, envelope=envelope))
         return await asyncio.gather(*sends, return_exceptions=True)
 
     # Waiting
 
     def _wait_for(self, stored: Sequence[tuple[Place, str]]) -> None:
         """Write the return messages of each, or record why there are none."""
-        end = time.monotonic() + self._timeout
-        for place, id in stored:
+        end, store = time.monotonic() + self._timeout, cast("Store", self._store)
+        for place, id in stored if self._options.engine is None else ():  # Of an event nobody knows the end.
             self._reader.take_up(place)
             try:
-                results = self._store.result(id, timeout=max(0.0, end - time.monotonic()))
+                results = store.result(id, timeout=max(0.0, end - time.monotonic()))
             except StoreError as error:
                 if not isinstance(error, ResultTimeoutError):
                     raise
@@ -193,11 +218,17 @@ class _Post:
             except MessageBusError as error:
                 self._fail(error)
             else:
-                self._results.write(b"".join(dump_json(one) + b"\n" for one in from_json(results)))
+                self._write(results)
+
+    def _write(self, results: bytes) -> None:
+        self._results.write(b"".join(dump_json(one) + b"\n" for one in from_json(results)))
 
     def _fail(self, error: MessageBusError) -> None:
         self._has_failed = True
         self._reader.record(records.MESSAGE_FAILED, error)
+
+
+_NO_REPLY: Final = (ReplyTimeoutError, DeliveryFailedError)
 
 
 def _is_refusal(answer: object) -> bool:

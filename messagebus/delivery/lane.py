@@ -11,6 +11,7 @@ from messagebus import logs
 from messagebus.delivery.carrier import Intake, begin
 from messagebus.delivery.entries import Claim, Outcome, Settlement, Stored
 from messagebus.delivery.handling import Handling, Rules
+from messagebus.delivery.replies import reply_to
 from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.errors import BrokerError, DispatchError, MessageBusError, StoreError
 
@@ -172,6 +173,9 @@ class Lane:
             self._failure = handling.error if isinstance(handling.error, BrokerError) else None
             return
         settlement = handling.settle()
+        reply = None if self._shift.intake is None else reply_to(handling.stored, settlement)
+        if reply is not None:
+            settlement.sends = [*settlement.sends, reply]
         self._settlements.append(settlement)
         for outcome in settlement.outcomes:
             if outcome.state != "done":

@@ -15,14 +15,14 @@ __all__ = ["every", "fire", "is_due", "next_time", "schedules", "unschedule"]
 
 _KNOWN: Final = "SELECT cron, timezone, next_at FROM mb_schedule WHERE name = :name"
 _PUT: Final = """
-    INSERT INTO mb_schedule(name, cron, timezone, type, body, next_at)
-    VALUES (:name, :cron, :timezone, :type, :body, :next_at)
+    INSERT INTO mb_schedule(name, cron, timezone, type, body, headers, next_at)
+    VALUES (:name, :cron, :timezone, :type, :body, :headers, :next_at)
     ON CONFLICT (name) DO UPDATE SET cron = excluded.cron, timezone = excluded.timezone, type = excluded.type,
-    body = excluded.body, next_at = excluded.next_at
+    body = excluded.body, headers = excluded.headers, next_at = excluded.next_at
 """
 _LIST: Final = "SELECT name, cron, timezone, type, next_at FROM mb_schedule ORDER BY next_at, name"
 _REMOVE: Final = "DELETE FROM mb_schedule WHERE name = :name"
-_DUE: Final = "SELECT name, cron, timezone, type, body FROM mb_schedule WHERE next_at <= :now"
+_DUE: Final = "SELECT name, cron, timezone, type, body, headers FROM mb_schedule WHERE next_at <= :now"
 _ADVANCE: Final = "UPDATE mb_schedule SET next_at = :next_at WHERE name = :name"
 
 
@@ -86,7 +86,7 @@ def fire(connection: Connection, now: int) -> int:
     due = connection.rows(_DUE + " /* skip locked */", {"now": now})
     for name, cron, timezone, *_ in due:
         connection.change(_ADVANCE, {"name": name, "next_at": next_time(cron, timezone, now)})
-    rows = [(new_id(), type, bytes(body), "{}", None, None, None, None, now, now) for *_, type, body in due]
+    rows = [(new_id(), type, bytes(body), headers, None, None, None, None, now, now) for *_, type, body, headers in due]
     if rows:
         connection.many(ADD_MESSAGES, rows)
     return len(rows)

@@ -73,6 +73,7 @@ CREATE TABLE mb_schedule(
     timezone text NOT NULL,
     type text NOT NULL,
     body {blob} NOT NULL,
+    headers text NOT NULL,
     next_at bigint NOT NULL
 );
 INSERT INTO mb_meta(version) VALUES ({version})
@@ -90,6 +91,7 @@ _UPGRADES: Final = {
 ALTER TABLE mb_meta ADD COLUMN boot text;
 ALTER TABLE mb_meta ADD COLUMN epoch bigint;
 ALTER TABLE mb_message ADD COLUMN turn integer NOT NULL DEFAULT 1;
+ALTER TABLE mb_schedule ADD COLUMN headers text NOT NULL DEFAULT '{{}}';
 DROP INDEX mb_keyed;
 {_KEYED};
 UPDATE mb_meta SET version = 2
@@ -102,7 +104,7 @@ CHECKS: Final = (
     """SELECT seq, id, type, body, headers, key, dedup, correlation_id, causation_id, sent_at, due_at, attempt, lease,
     outcomes, results, finished_at, turn FROM mb_message LIMIT 0""",
     "SELECT id, seq, handler, attempts, error, text, place, died_at FROM mb_dead LIMIT 0",
-    "SELECT name, cron, timezone, type, body, next_at FROM mb_schedule LIMIT 0",
+    "SELECT name, cron, timezone, type, body, headers, next_at FROM mb_schedule LIMIT 0",
     "SELECT version, boot, epoch FROM mb_meta LIMIT 0",
 )
 

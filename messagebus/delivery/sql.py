@@ -259,8 +259,8 @@ class SqlStore(Access):
     # Scheduling
 
     def every(self, cron: str, message: Message, *, name: str, timezone: str = "UTC") -> None:
-        sending = prepare(message)
-        given = {"name": name, "cron": cron, "timezone": timezone, "type": sending.envelope.type, "body": sending.body}
+        _, type, body, headers, *_ = plain_row(message, 0, 0)
+        given = {"name": name, "cron": cron, "timezone": timezone, "type": type, "body": body, "headers": headers}
         with self._write("keep a schedule") as connection:
             schedule.every(connection, self._now(), given)
 

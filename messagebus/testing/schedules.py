@@ -9,7 +9,7 @@ from messagebus.delivery.entries import Schedule
 from messagebus.delivery.store import Store
 from messagebus.testing.clock import Clock
 from messagebus.testing.laws import Laws, at_once, finish, take
-from messagebus.testing.shop import LOG_IN, CancelOrder, Confirmation, PlaceOrder, order_ids
+from messagebus.testing.shop import LOG_IN, CancelOrder, Confirmation, OrderPlaced, PlaceOrder, order_ids
 
 __all__ = ["ScheduleLaws"]
 
@@ -41,6 +41,15 @@ class ScheduleLaws(Laws):
         assert 2 == sum(fired)
         assert ["o-1", "o-1"] == order_ids(sent)
         assert 2 == len({message.id for message in sent})
+
+    def test_scheduled_event_is_an_event(self, store: Store, clock: Clock) -> None:
+        """[D7] And a command is none: whoever publishes them knows for whom they are."""
+        store.every("0 3 * * *", OrderPlaced(order_id="o-1"), name="nightly")
+        store.every("0 3 * * *", PlaceOrder(order_id="o-2"), name="nightly too")
+        clock.advance(3 * HOUR)
+        store.fire()
+
+        assert {"o-1": True, "o-2": False} == {order_ids([one])[0]: one.is_event for one in take(store)}
 
     def test_zone_is_that_of_the_schedule(self, store: Store, clock: Clock) -> None:
         """[D7] Three o'clock in Tokyo is six in the evening before in UTC."""

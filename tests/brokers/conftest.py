@@ -8,7 +8,7 @@ import pytest
 
 from messagebus.brokers import connect
 from tests import servers
-from tests.brokers.nursery import OPENED, Nursery
+from tests.brokers.nursery import OPENED, Nursery, hasten, opened
 
 STARTS = {
     "nats": servers.start_nats,
@@ -18,6 +18,21 @@ STARTS = {
 }
 PACKAGES = {"nats": "faststream.nats", "redis": "faststream.redis", "rabbitmq": "faststream.rabbit",
             "kafka": "faststream.kafka"}  # fmt: skip
+
+
+USED = set()
+"""The engines that tests have had."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which engines it was that the tests ran on."""
+    terminalreporter.write_line(f"engines: {', '.join(sorted(USED)) or 'none'}")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail if they were fewer than MESSAGEBUS_TEST_ENGINES says: tests that are skipped prove nothing."""
+    if exitstatus == 0 and len(USED) < int(os.environ.get("MESSAGEBUS_TEST_ENGINES", "0")):
+        session.exitstatus = 1
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +50,11 @@ def engines():
 
     def start(name):
         pytest.importorskip(PACKAGES[name], reason=f"no {name} here: pip install 'pydantic-messagebus[{name}]'")
+        hasten(name)
         if name not in started:
             given = os.environ.get("MESSAGEBUS_TEST_AMQP") if name == "rabbitmq" else None
             started[name] = servers.Engine(given, [], None) if given else STARTS[name]()
+            USED.add(name)
         return started[name]
 
     yield start
@@ -86,6 +103,14 @@ def nursery(shared_nursery):
     """Starts processes of services; what is left of them after the test is killed."""
     yield shared_nursery
     shared_nursery.kill_all()
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """A store for what comes in."""
+    store = opened(f"sqlite:///{tmp_path}/inbox.db")
+    yield store
+    store.close()
 
 
 @pytest.fixture

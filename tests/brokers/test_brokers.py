@@ -4,184 +4,22 @@ import asyncio
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from messagebus import Envelope, Registry, current_envelope
-from messagebus.brokers import Broker, BrokerUnavailableError, Relay, connect
-from messagebus.delivery import Retry, Worker
-from messagebus.errors import ConfigurationError, UnwritableMessageError
-from messagebus.testing.shop import LOG_IN, Confirmation, OrderPlaced, PlaceOrder, orders
+from messagebus.brokers import Broker, BrokerUnavailableError, connect
+from messagebus.delivery import Worker
+from messagebus.errors import ConfigurationError
+from messagebus.testing.broker_laws import registry_of, working
+from messagebus.testing.shop import PlaceOrder
 from tests import servers
 from tests.brokers.nursery import opened
-
-QUIET = {"log_level": "disabled", "error_log_level": "disabled"}
-
-
-@pytest.fixture
-def inbox(tmp_path):
-    """A store for what comes in."""
-    store = opened(f"sqlite:///{tmp_path}/inbox.db")
-    yield store
-    store.close()
-
-
-@contextmanager
-def working(broker, inbox, registry, **more):
-    """A worker in a thread."""
-    worker = Worker(broker, registry, inbox=inbox, **{**QUIET, "retry": Retry(first=0.01), **more})
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join()
-
-
-def registry_of(**handlers):
-    registry = Registry()
-    for name, handler in handlers.items():
-        registry.register({"place": PlaceOrder, "placed": OrderPlaced}[name], handler)
-    return registry
-
 
 # From one end to the other
 
 
-def test_what_is_sent_is_handled_once_and_acknowledged(open_broker, inbox, until):
-    """[B1] [B5] With its ids; after that the engine has nothing left to bring."""
-    got, broker = [], open_broker()
-    registry = registry_of(place=lambda message: got.append((message.order_id, current_envelope().id)))
-    ids = [broker.send(PlaceOrder(order_id="o-1")), *broker.send_many(orders("o-2", "o-3"))]
-    ids.append(asyncio.run(broker.asend(PlaceOrder(order_id="o-4"))))
-
-    with working(broker, inbox, registry):
-        until(lambda: inbox.stats().finished == 4)
-    with working(broker, opened("memory://"), registry):
-        broker.send(PlaceOrder(order_id="last"))
-        until(lambda: len(got) == 5)
-
-    assert sorted(zip(["o-1", "o-2", "o-3", "o-4"], ids, strict=True)) == sorted(got[:4])
-    assert "last" == got[4][0]
-
-
-def test_same_id_is_handled_once(open_broker, inbox, until):
-    """[B3] An engine brings the same twice, or a sender does not know and sends again."""
-    got, broker = [], open_broker()
-    message = PlaceOrder(order_id="o-1")
-    for _ in range(3):
-        broker.send(message, envelope=Envelope(message, id="0123456789abcdef0123456789abcdef"))
-    broker.send(PlaceOrder(order_id="o-2"))
-
-    with working(broker, inbox, registry_of(place=lambda message: got.append(message.order_id))):
-        until(lambda: len(got) == 2)
-
-    assert ["o-1", "o-2"] == sorted(got)
-
-
-def test_event_reaches_each_group_once_and_its_own_too(open_broker, inbox, until, tmp_path):
-    """[B3] A handler's event goes out when its command is settled, to every group that has subscribed."""
-    here, there, broker = [], [], open_broker("shop")
-    second = opened(f"sqlite:///{tmp_path}/second.db")
-    shop = registry_of(
-        place=lambda message: OrderPlaced(order_id=message.order_id),
-        placed=lambda message: here.append((message.order_id, current_envelope().causation_id)),
-    )
-    billing = registry_of(placed=lambda message: there.append((message.order_id, current_envelope().causation_id)))
-
-    with working(open_broker("billing"), second, billing), working(broker, inbox, shop):
-        until(lambda: inbox.stats().oldest_due == 0)
-        sent = broker.send(PlaceOrder(order_id="o-1"))
-        until(lambda: here and there)
-
-    assert [("o-1", sent)] == here == there
-    assert {"published to " + broker.name} == {
-        outcome.handler for step in inbox.tree(sent)[1:2] for outcome in step.outcomes
-    }
-
-
-def test_event_that_nobody_handles_here_is_published(open_broker, inbox, until):
-    """A service need not register what only others want."""
-    got, home = [], open_broker("billing")
-    shop = registry_of(place=lambda message: OrderPlaced(order_id=message.order_id))
-    billing = registry_of(placed=lambda message: got.append(message.order_id))
-
-    with working(home, opened("memory://"), billing), working(open_broker("shop"), inbox, shop):
-        inbox.send(PlaceOrder(order_id="o-1"))
-        until(lambda: got)
-
-    assert ["o-1"] == got
-
-
-def test_command_sent_in_a_handler_goes_where_its_handler_is(open_broker, inbox, until):
-    """A command that is handled here does not leave; one that is not does."""
-    got = []
-    away, home = open_broker("shop"), open_broker("billing")
-    shop = registry_of(placed=lambda message: PlaceOrder(order_id=message.order_id))
-    other = opened("memory://")
-
-    with (
-        working(home, other, registry_of(place=lambda message: got.append(message.order_id))),
-        working(away, inbox, shop),
-    ):
-        inbox.send(PlaceOrder(order_id="o-1"))
-        until(lambda: got)
-
-    assert ["o-1"] == got
-
-
-def test_relay_empties_an_outbox(open_broker, inbox, until, tmp_path):
-    """[B3] What a transaction has stored arrives, with its key, and nothing is left."""
-    outbox, got = opened(f"sqlite:///{tmp_path}/outbox.db"), []
-    broker = open_broker()
-    registry = registry_of(
-        place=lambda message: got.append((message.order_id, current_envelope().headers.get("partitionkey")))
-    )
-    with working(broker, inbox, registry):
-        with outbox.transaction() as transaction:
-            for number in range(5):
-                transaction.send(PlaceOrder(order_id=f"o-{number}"), key="k")
-
-        Relay(outbox, open_broker("shop"), **QUIET).run(until_idle=True)
-
-        until(lambda: len(got) == 5)
-    assert [(f"o-{number}", "k") for number in range(5)] == got
-    assert 5 == outbox.stats().finished
-
-
-def test_return_messages_are_kept_in_the_inbox(open_broker, inbox, until):
-    """[D12] Whoever has the inbox can ask for them."""
-    broker = open_broker()
-    with working(broker, inbox, registry_of(place=lambda message: Confirmation(order_id=message.order_id))):
-        sent = broker.send(PlaceOrder(order_id="o-1"))
-        until(lambda: inbox.stats().finished == 1)
-
-    assert b'[{"type":"shop.confirmation","data":{"order_id":"o-1"}}]' == inbox.result(sent)
-
-
 # Failure
-
-
-def test_failing_handler_is_tried_three_times_and_holds_up_nobody(open_broker, inbox, until):
-    """[B2] Retries and dead letters are the bus's own; the engine has been told long ago."""
-    tried, broker = [], open_broker()
-
-    def place(message):
-        tried.append(message.order_id)
-        if message.order_id == "poison":
-            raise ValueError
-
-    broker.send_many(orders("poison", "o-1", "o-2"))
-    with working(broker, inbox, registry_of(place=place), retry=Retry(attempts=3, first=0.05)):
-        until(lambda: len(tried) == 5 and inbox.dead())
-
-    (letter,) = inbox.dead()
-    assert 3 == tried.count("poison") == letter.attempts
-    assert 2 == inbox.stats().finished
 
 
 def publish_raw(engine, namespace, body, headers):
@@ -252,32 +90,6 @@ def test_foreign_events_are_handled_and_what_is_none_is_kept(engine, open_broker
 # Order
 
 
-def test_messages_with_one_key_keep_their_order(open_broker, inbox, until):
-    """[D5] One after another, also if one of them fails and the others could overtake it."""
-    got, broker, failed = [], open_broker(), set()
-
-    def place(message):
-        if message.order_id == "3" and "3" not in failed:
-            failed.add("3")
-            raise ValueError
-        got.append(message.order_id)
-
-    broker.send_many(orders(*map(str, range(20))), key="k")
-    with working(broker, inbox, registry_of(place=place), retry=Retry(first=0.01, factor=1), concurrency=2):
-        until(lambda: len(got) == 20)
-
-    assert [*map(str, range(20))] == got
-
-
-def test_order_across_workers_is_refused_where_it_cannot_be_had(engine, open_broker):
-    """What an application needs and an engine lacks is refused at the start."""
-    if engine.name == "redis":
-        with pytest.raises(ConfigurationError, match="ordered=True"):
-            open_broker(ordered=True)
-    else:
-        assert open_broker(ordered=True).engine.settings.is_ordered
-
-
 # Errors
 
 
@@ -298,27 +110,6 @@ def test_connect_to_nobody_fails_soon_and_tells_no_password(engine):
     )
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
-
-
-def test_what_an_engine_cannot_do_is_refused(open_broker):
-    """Delays are kept by a store."""
-    broker = open_broker()
-
-    for more in ({"delay": 1.0}, {"dedup": "d"}):
-        with pytest.raises(ConfigurationError, match="through a store"):
-            broker.send(PlaceOrder(order_id="o-1"), **more)
-    with pytest.raises(UnwritableMessageError):
-        broker.send(LOG_IN)
-
-
-def test_closed_broker_says_so(open_broker):
-    """And may be closed twice."""
-    broker = open_broker()
-    broker.close()
-    broker.close()
-
-    with pytest.raises(RuntimeError, match="it is closed"):
-        broker.send(PlaceOrder(order_id="o-1"))
 
 
 # No engine
