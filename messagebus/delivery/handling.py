@@ -1,7 +1,6 @@
 """One stored message and its handlers: what runs, what it sent and wrote, and what became of each."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
