@@ -3,15 +3,24 @@
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, from_json, to_json
 
 from messagebus.envelope import CloudEvent, Envelope
-from messagebus.errors import InvalidMessageError, MessageTooLargeError, UnknownMessageError, full_name, near_misses
+from messagebus.errors import (
+    InvalidMessageError,
+    MessageTooLargeError,
+    NewerVersionError,
+    UnknownMessageError,
+    full_name,
+    near_misses,
+)
 from messagebus.messages import Message
-from messagebus.shapes import COLLIDING, bounded, find_unfit_value, is_suspect, shape_of
+from messagebus.shapes import COLLIDING, VERSION, bounded, find_unfit_value, is_suspect, shape_of
+from messagebus.versions import Upcasters, refuse_gaps, upcast, version_in
 
 __all__ = ["MAX_BYTES", "Door", "check_again"]
 
@@ -35,8 +44,10 @@ _LARGE_OBJECT = 1_000
 class Door:
     """One validator for ``{"type": ..., "data": {...}}``: it parses and picks the class in one pass."""
 
-    def __init__(self, names: Mapping[str, type[Message]]) -> None:
-        self.names = names
+    def __init__(self, names: Mapping[str, type[Message]], upcasters: Upcasters) -> None:
+        refuse_gaps(names.values(), upcasters)
+        self.names, self._upcasters = names, upcasters
+        self._has_versions = any(cls.__version__ > 1 for cls in names.values())
         # The fields of such classes set the limits themselves; others would let pass what could not be written again.
         self._is_exact = all(shape_of(cls).is_exact for cls in names.values())
         anything = core_schema.typed_dict_field(core_schema.any_schema())
@@ -51,6 +62,8 @@ class Door:
             data = core_schema.with_default_schema(schema, default={}, validate_default=True)
             fields = {"type": anything, "data": core_schema.typed_dict_field(data), "data_base64": nothing}
             choices[name] = core_schema.typed_dict_schema(fields, extra_behavior="allow")
+            if cls.__version__ > 1:  # Data of another version never gets as far as the class.
+                choices[name] = core_schema.tagged_union_schema({cls.__version__: choices[name]}, VERSION)
         union = core_schema.tagged_union_schema(choices, "type")
         schema = core_schema.definitions_schema(union, list(definitions.values()))
         # A prebuilt validator is the class's own, which is not bounded.
@@ -114,12 +127,48 @@ class Door:
             raise
         except Exception as error:  # noqa: BLE001 - a validator of the user's that was not prepared for such a value
             refusal = InvalidMessageError("", (("", f"a validator of its class raised {type(error).__name__}"),))
-        # Raised out here, so that nothing refers to pydantic's error, which holds the payload.
-        raise refusal
+        # Out here, so that nothing refers to pydantic's error, which holds the payload.
+        return self._read_again(payload, refusal)
+
+    def _read_again(self, payload: Any, refusal: InvalidMessageError) -> tuple[Message, Envelope | None]:
+        """Read a payload that is refused as it is, if an older version of its class wrote it; otherwise say why not."""
+        is_json = not isinstance(payload, dict)
+        wire: Any = payload
+        if is_json:
+            wire = _parsed(payload) if self._has_versions or payload.find(VERSION.encode()) >= 0 else None
+        cls = self.names.get(str(wire.get("type"))) if isinstance(wire, dict) else None
+        if cls is None:
+            raise refusal
+        version = _known_version(wire, cls)
+        if version == wire.get(VERSION, 1) == cls.__version__:
+            raise refusal
+        data = wire.get("data", {})
+        data = upcast(cls, version, data if is_json else deepcopy(data), self._upcasters)
+        try:
+            return self._read_upcast(cls, {**wire, VERSION: cls.__version__, "data": data}, is_json=is_json)
+        except InvalidMessageError as error:
+            if version < cls.__version__:
+                error.hint = error.hint or f"It came as version {version} and was brought up to {cls.__version__}."
+            raise
+
+    def _read_upcast(
+        self, cls: type[Message], wire: dict[str, Any], *, is_json: bool
+    ) -> tuple[Message, Envelope | None]:
+        if not is_json:
+            return self.read(wire)
+        payload: bytes | None = None
+        with suppress(Exception):  # Whatever a user's function put there.
+            payload = to_json(wire)
+        if payload is None:
+            raise InvalidMessageError(full_name(cls), (("", "its upcasters returned what has no JSON form"),))
+        return self.read_json(payload, len(payload))
 
     def _envelope(self, wire: dict[str, Any]) -> Envelope | None:
         message = wire["data"]
         attributes = {name: value for name, value in wire.items() if name not in _TYPE_AND_DATA}
+        if VERSION in attributes:
+            _known_version(attributes, type(message))
+            del attributes[VERSION]
         if not attributes:
             return None
         if "specversion" not in attributes or len(attributes) > _MAX_ATTRIBUTES:
@@ -142,7 +191,15 @@ class Door:
             case {"type": str(kind), "loc": (), "msg": str(why)}:
                 return InvalidMessageError("", (("", _WIRE_PROBLEMS.get(kind, why)),), hint=_WIRE_FORM)
             case one:
-                return _class_errors(error, self.names[str(one["loc"][0])], skip=1)
+                cls = self.names[str(one["loc"][0])]
+                return _class_errors(error, cls, head=1 if cls.__version__ == 1 else 2)
+
+
+def _known_version(wire: Mapping[str, Any], cls: type[Message]) -> int:
+    version = version_in(wire, cls)
+    if version > cls.__version__:
+        raise NewerVersionError(full_name(cls), version, cls.__version__)
+    return version
 
 
 _TYPE_AND_DATA = frozenset({"type", "data"})
@@ -193,25 +250,27 @@ def check_again(message: Message) -> None:
     try:
         type(message).__pydantic_validator__.validate_python(message)
     except ValidationError as error:
-        refusal = _class_errors(error, type(message), skip=0)
+        refusal = _class_errors(error, type(message), head=0)
     if refusal is not None:
         raise refusal
 
 
-def _class_errors(error: ValidationError, cls: type[Message], *, skip: int) -> InvalidMessageError:
+def _class_errors(error: ValidationError, cls: type[Message], *, head: int) -> InvalidMessageError:
     shape = shape_of(cls)
-    return _field_errors(error, full_name(cls), shape.words, skip=skip, keyed=shape.keyed_fields)
+    return _field_errors(error, full_name(cls), shape.words, head=head, keyed=shape.keyed_fields)
 
 
 def _field_errors(
-    error: ValidationError, what: str, words: frozenset[str], *, skip: int = 0, keyed: frozenset[str] = frozenset()
+    error: ValidationError, what: str, words: frozenset[str], *, head: int = 0, keyed: frozenset[str] = frozenset()
 ) -> InvalidMessageError:
+    """Say what is wrong with fields; of the ``head`` of a path, and the wire's own "data" after it, nothing is said."""
+    start = head and head + 1
     errors = _listed(error)
     problems = []
     for one in errors[:_MAX_LISTED]:
         # What is wrong with the wire's own "data" is said of it; of what is in it, without it.
-        parts = one["loc"][2 * skip :] or one["loc"][skip:]
-        shown = words | {"data", "data_base64"} if parts == one["loc"][skip:] else words
+        parts = one["loc"][start:] or one["loc"][head:]
+        shown = words | {"data", "data_base64"} if parts == one["loc"][head:] else words
         # A number is an index, but for where it may be a key.
         hides = not parts or isinstance(parts[0], int) or parts[0] in keyed
         path = [

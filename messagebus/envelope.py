@@ -14,6 +14,7 @@ from pydantic_core import to_json as dump_json
 
 from messagebus.errors import DispatchError, UnwritableMessageError, full_name
 from messagebus.messages import Message, to_json, wire_name
+from messagebus.shapes import VERSION
 
 __all__ = ["Envelope", "Identity", "current_envelope", "new_id"]
 
@@ -165,7 +166,7 @@ def current_envelope() -> Envelope:
     return envelope
 
 
-_RESERVED = frozenset({"type", "data"})
+_RESERVED = frozenset({"type", "data", VERSION})
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 

@@ -12,12 +12,15 @@ The tree, by what the caller can do about it::
     │   ├── NoHandlerError          nothing is registered for a command
     │   ├── DuplicateHandlerError   a command has a handler already
     │   ├── DuplicateNameError      two classes want one wire name
+    │   ├── UpcasterError           older versions of a message cannot all be read, or one in two ways
     │   ├── AsyncHandlerError       an async handler on the sync bus
     │   ├── CascadeLimitError       a run led to more messages than it may
+    │   ├── AnswerError             a command that was asked has no answer, or several
     │   └── StoreFileError          a store's file or schema is foreign, newer than this version, or damaged
     ├── InvalidMessageError         drop the message: it does not fit its class
     │   ├── MessageTooLargeError    more bytes than the limit
     │   ├── UnknownMessageError     its type is not in the registry
+    │   ├── NewerVersionError       a later version of its class wrote it; keep it until this program is up to date
     │   ├── UnwritableMessageError  it cannot be written as JSON and read back the same
     │   └── ConflictError           another message has its id or its dedup key
     ├── DeliveryFailedError         decide: a stored message, or one it led to, is a dead letter
@@ -34,20 +37,36 @@ sentence in ``__str__``: *Cannot do what: why. What to do.* No sentence repeats 
 raises is never wrapped: it comes out as it is, with a note.
 """
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from os.path import relpath
+from typing import Any
 
 # A misspelt word is about as long as the right one. What is further away is not shown: it may be a secret in a key.
 _CUTOFF = 0.7
 _SLACK = 3
 _MAX_COMPARED = 500
 _MAX_TEXT = 4_000
+_MAX_CLASSES = 5
 
 
 def full_name(cls: type) -> str:
     """Return ``module.QualName``, as errors show a class."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def place_of(thing: Any) -> str:
+    """Return ``path/to/file.py:12`` of a function or class, the path from here if it is below."""
+    code = getattr(thing, "__code__", None)
+    try:
+        path, line = (code.co_filename, code.co_firstlineno) if code else (inspect.getfile(thing), 0)
+        line = line or inspect.getsourcelines(thing)[1]
+        shown = relpath(path)
+    except (OSError, TypeError, ValueError):
+        return "place unknown"
+    return f"{path if shown.startswith('..') else shown}:{line}"
 
 
 def near_misses(word: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
@@ -138,6 +157,10 @@ class DuplicateNameError(UsageError):
         self.name, self.first, self.second = name, first, second
 
 
+class UpcasterError(UsageError, TypeError):
+    """Some older version of a message cannot be read, or could be in two ways."""
+
+
 class AsyncHandlerError(UsageError, TypeError):
     """An async handler is registered for a message that the sync bus should dispatch."""
 
@@ -155,6 +178,21 @@ class CascadeLimitError(UsageError, RuntimeError):
         remedy = "Look for handlers that lead back to each other; if it is meant, raise max_messages of the bus class."
         super().__init__("go on with this run", why, remedy)
         self.limit, self.repeating = limit, repeating
+
+
+class AnswerError(UsageError, LookupError):
+    """A command that was asked led to no return message of the class of its answer, or to several.
+
+    ``came`` are pairs of class and number of what came back instead, the most frequent first.
+    """
+
+    def __init__(self, message_type: str, answer: str, came: tuple[tuple[str, int], ...]) -> None:
+        listed = " and ".join(f"{count:,} {name}" for name, count in came[:_MAX_CLASSES])
+        more = f" and those of {len(came) - _MAX_CLASSES:,} other classes" if len(came) > _MAX_CLASSES else ""
+        why = f"exactly one {answer} had to come back, and {f'there came {listed}{more}' if came else 'nothing came'}"
+        remedy = "Have its handler return one; for any number of return messages use handle_message."
+        super().__init__(f"answer {message_type}", why, remedy)
+        self.message_type, self.answer, self.came = message_type, answer, came
 
 
 @dataclass(eq=False)
@@ -201,6 +239,15 @@ class UnknownMessageError(InvalidMessageError):
 
     def __str__(self) -> str:
         return f"Cannot read a message: {self.problems[0][1]}. {self.hint}"
+
+
+class NewerVersionError(InvalidMessageError):
+    """A payload was written for a later version of its class than this program has. Nothing of it was read."""
+
+    def __init__(self, message_type: str, version: int, known: int) -> None:
+        problems = (("", f"it is version {version}, and this program reads up to version {known}"),)
+        super().__init__(message_type, problems, hint="Keep it, and read it with a newer version of this program.")
+        self.version, self.known = version, known
 
 
 class UnwritableMessageError(InvalidMessageError):

@@ -3,17 +3,20 @@
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, ClassVar
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticSerializationError
+from typing_extensions import TypeVar  # which pydantic brings; that of typing has no default before 3.13
 
 from messagebus.errors import MessageClassError, NotAMessageError, UnwritableMessageError, full_name, near_misses
 from messagebus.shapes import HIDDEN, MASK, STANDARD, Shape, bound, find_unfit, schemas_in, shape_of
 
-__all__ = ["Command", "Event", "Message", "ReturnMessage", "prove", "to_json", "wire_name"]
+__all__ = ["Answer_co", "Command", "Event", "Message", "ReturnMessage", "prove", "to_json", "wire_name"]
 
 _WIRE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,199}")
+_MAX_VERSIONS = 1_000  # Each has an upcaster; a number that grows by itself, such as a date, is none.
 
 
 def _as_base_init(function: Callable[..., None]) -> Callable[..., None]:
@@ -32,20 +35,24 @@ class Message(BaseModel):
 
     model_config = STANDARD
     __wire_name__: ClassVar[str] = "Message"
+    __version__: ClassVar[int] = 1
     __shape__: ClassVar[Shape | None] = None
 
-    def __init_subclass__(cls, *, name: str | None = None, **config: Any) -> None:
+    def __init_subclass__(cls, *, name: str | None = None, version: int = 1, **config: Any) -> None:
         super().__init_subclass__(**config)
         if name is not None and not _WIRE_NAME.fullmatch(name):
             remedy = "Use at most 200 letters, digits, dots, dashes, slashes, colons and underscores."
             raise MessageClassError(
                 f"name {full_name(cls)}", "its wire name is nothing that every engine takes", remedy
             )
-        cls.__wire_name__ = name or cls.__name__
+        if type(version) is not int or not 0 < version < _MAX_VERSIONS:
+            why, remedy = "its version is no whole number from 1 to 999", "Count its versions: 1, 2, 3."
+            raise MessageClassError(f"number {full_name(cls)}", why, remedy)
+        cls.__wire_name__, cls.__version__ = name or cls.__name__, version
         cls.__shape__ = None
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str | None = None, **config: Any) -> None:
+    def __pydantic_init_subclass__(cls, *, name: str | None = None, version: int = 1, **config: Any) -> None:
         super().__pydantic_init_subclass__(**config)
 
     @classmethod
@@ -58,7 +65,11 @@ class Message(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         json_schema = handler(schema)
-        properties = handler.resolve_ref_schema(json_schema).get("properties", {})
+        resolved = handler.resolve_ref_schema(json_schema)
+        properties = resolved.get("properties", {})
+        if shape_of(cls).private_fields:
+            for telling in ("examples", "example"):
+                resolved.pop(telling, None)
         for name, field in cls.model_fields.items():
             if name in shape_of(cls).private_fields:
                 for key in {name, field.alias} & properties.keys():
@@ -97,11 +108,54 @@ class Message(BaseModel):
         return self.model_dump(include=shown, context=HIDDEN, warnings=False).items()
 
 
-class Command(Message):
+class ReturnMessage(Message):
+    """Data for whoever started the run. It has no handler."""
+
+
+Answer_co = TypeVar("Answer_co", bound=ReturnMessage, covariant=True, default=ReturnMessage)
+
+if TYPE_CHECKING:
+
+    class _Answered(Generic[Answer_co]):
+        """What type checkers know of an answer."""
+
+else:
+
+    class _Answered:
+        """Keeps the answer of a command away from pydantic: ``Command[Price]`` is no other class than `Command`."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, answer: Any) -> Any:
+            if cls is _Answered or cls is Command:
+                return GenericAlias(cls, answer)
+            return super().__class_getitem__(answer)  # A generic model of the user's.
+
+        def __init_subclass__(cls, **config: Any) -> None:
+            super().__init_subclass__(**config)
+            for base in cls.__dict__.get("__orig_bases__", ()):
+                if isinstance(base, GenericAlias) and issubclass(base.__origin__, _Answered):
+                    cls.__answer__ = _checked(cls, *base.__args__)
+
+
+def _checked(cls: type, *answers: Any) -> type[ReturnMessage]:
+    if answers == (Answer_co,):
+        return ReturnMessage
+    if len(answers) == 1 and isinstance(answers[0], type) and issubclass(answers[0], ReturnMessage):
+        return answers[0]
+    why = "what stands in Command[...] is not the one class of its answer"
+    raise MessageClassError(f"derive {full_name(cls)}", why, "Write Command[Price], with a subclass of ReturnMessage.")
+
+
+class Command(_Answered[Answer_co], Message):
     """Asks for something. Exactly one handler; named in the imperative: ``PlaceOrder``.
+
+    One whose return message is known beforehand may say so, for `ask`: ``class Quote(Command[Price])``.
 
     Source: *Architecture Patterns with Python*, ch. 10.
     """
+
+    __answer__: ClassVar[type[ReturnMessage]]
 
 
 class Event(Message):
@@ -109,10 +163,6 @@ class Event(Message):
 
     Source: *Architecture Patterns with Python*, ch. 8.
     """
-
-
-class ReturnMessage(Message):
-    """Data for whoever started the run. It has no handler."""
 
 
 def wire_name(message_class: type[Message]) -> str:

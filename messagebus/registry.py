@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
-from os.path import relpath
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -19,17 +18,21 @@ from messagebus.errors import (
     MessageClassError,
     NoHandlerError,
     NotAMessageError,
+    UpcasterError,
     full_name,
     near_misses,
+    place_of,
 )
 from messagebus.messages import Command, Event, Message, ReturnMessage, wire_name
 from messagebus.shapes import shape_of
+from messagebus.versions import Upcaster, Upcasters, describe, find_gaps
 
-__all__ = ["DEFAULT_REGISTRY", "MAX_BYTES", "Handler", "Plan", "Registry", "Snapshot", "handles"]
+__all__ = ["DEFAULT_REGISTRY", "MAX_BYTES", "Handler", "Plan", "Registry", "Snapshot", "handles", "upcasts"]
 
 Emitted = Message | Iterable[Message] | None
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Emitted | Awaitable[Emitted] | AsyncIterable[Message])
+U = TypeVar("U", bound=Callable[[dict[str, Any]], dict[str, Any]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +80,15 @@ class Snapshot(dict[type, Plan]):
     """A registry at one moment, which never changes; plans are worked out when a class is first met."""
 
     def __init__(
-        self, handlers: Mapping[type[Message], tuple[Handler, ...]], names: Mapping[str, type[Message]], *, strict: bool
+        self,
+        handlers: Mapping[type[Message], tuple[Handler, ...]],
+        names: Mapping[str, type[Message]],
+        upcasters: Upcasters,
+        *,
+        strict: bool,
     ) -> None:
         super().__init__()
-        self.handlers, self.names, self.strict = handlers, names, strict
+        self.handlers, self.names, self.upcasters, self.strict = handlers, names, upcasters, strict
 
     def __missing__(self, cls: type) -> Plan:
         if not issubclass(cls, Command | Event | ReturnMessage):
@@ -115,7 +123,7 @@ class Snapshot(dict[type, Plan]):
     @cached_property
     def door(self) -> Door:
         """Where payloads of the known types become messages."""
-        return Door(self.names)
+        return Door(self.names, self.upcasters)
 
 
 def _pass(message: Message) -> None:
@@ -127,8 +135,8 @@ class _OnDemand:
 
     def __get__(self, registry: "Registry", owner: object) -> Snapshot:
         with registry._lock:
-            snapshot = Snapshot(dict(registry._handlers), dict(registry._names), strict=registry.strict)
-            registry.__dict__["snapshot"] = snapshot
+            copies = dict(registry._handlers), dict(registry._names), dict(registry._upcasters)
+            snapshot = registry.__dict__["snapshot"] = Snapshot(*copies, strict=registry.strict)
         return snapshot
 
 
@@ -147,6 +155,7 @@ class Registry:
         self._order = count()
         self._handlers: dict[type[Message], tuple[Handler, ...]] = {}
         self._names: dict[str, type[Message]] = {}
+        self._upcasters: dict[tuple[type[Message], int], Upcaster] = {}
 
     # Registering
 
@@ -186,18 +195,41 @@ class Registry:
         """
         _check_class(message_class, has_handler=handler is not None, subclasses=subclasses)
         new = () if handler is None else (_describe(handler, subclasses=subclasses, blocking=blocking),)
-        self._add({message_class: new})
+        self._add({message_class: new}, {})
+
+    def upcasts(self, message_class: type[Message], *, from_version: int) -> Callable[[U], U]:
+        """Register the decorated function to make version ``from_version + 1`` of data of ``from_version``.
+
+        It is given the ``data`` of a payload as it was parsed, and returns a dict, changed or new, which the next one
+        takes over, and in the end the class validates. The class and its upcasters may be registered in any order: that
+        there is one for every older version is looked at before the first payload is read, and by `check`.
+
+        Raises:
+            UpcasterError: If the class is not newer than that, or the version has an upcaster.
+        """
+
+        def decorate(function: U) -> U:
+            self._add({}, {(message_class, from_version): describe(message_class, from_version, function)})
+            return function
+
+        return decorate
 
     def include(self, other: "Registry") -> None:
         """Take over what another registry holds now: all of it or, on a clash, nothing.
 
         Raises:
-            DuplicateNameError, DuplicateHandlerError: If the two do not go together.
+            DuplicateNameError, DuplicateHandlerError, UpcasterError: If the two do not go together.
         """
-        self._add(other.snapshot.handlers)
+        theirs = other.snapshot
+        self._add(theirs.handlers, theirs.upcasters)
 
-    def _add(self, additions: Mapping[type[Message], tuple[Handler, ...]]) -> None:
+    def _add(self, additions: Mapping[type[Message], tuple[Handler, ...]], upcasters: Upcasters) -> None:
         with self._lock:
+            for (cls, version), upcaster in upcasters.items():
+                if (cls, version) in self._upcasters:
+                    what = f"register {upcaster} for version {version} of {full_name(cls)}"
+                    why = f"that version has {self._upcasters[cls, version]}"
+                    raise UpcasterError(what, why, "Remove one of the two.")
             changed = {cls: self._handlers.get(cls, ()) for cls in additions}
             new = [(cls, handler) for cls, several in additions.items() for handler in several]
             for cls, handler in sorted(new, key=lambda pair: pair[1].order):
@@ -207,6 +239,7 @@ class Registry:
                         raise DuplicateHandlerError(full_name(cls), str(one), str(handler))
                 changed[cls] = type(old)((*old, replace(handler, order=next(self._order))))
             self._change(changed)
+            self._upcasters.update(upcasters)
 
     @contextmanager
     def override(self, message_class: type[M], *handlers: Callable[[M], Any]) -> Iterator[None]:
@@ -231,18 +264,19 @@ class Registry:
         for cls in changed:
             holder = self._names.get(wire_name(cls), cls)
             if holder is not cls:
-                raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({_place(c)})" for c in (holder, cls)))
+                raise DuplicateNameError(wire_name(cls), *(f"{full_name(c)} ({place_of(c)})" for c in (holder, cls)))
         self._names.update((wire_name(cls), cls) for cls in changed)
         self._handlers.update(changed)
         self.__dict__.pop("snapshot", None)
 
     def check(self) -> list[str]:
         """Return what is likely wrong with the whole, a sentence each: to be empty in an application's own tests."""
-        problems = []
-        for cls, handlers in self.snapshot.handlers.items():
+        snapshot = self.snapshot
+        problems = [str(error) for error in find_gaps(snapshot.names.values(), snapshot.upcasters)]
+        for cls, handlers in snapshot.handlers.items():
             if issubclass(cls, Command) and not handlers:
                 problems.append(f"{full_name(cls)} is a command without handler.")
-            if issubclass(cls, Event) and not self.snapshot[cls].handlers:
+            if issubclass(cls, Event) and not snapshot[cls].handlers:
                 problems.append(f"{full_name(cls)} is an event that nobody handles.")
             problems += [
                 f"{full_name(cls)}.{field} is of a secret type: the message cannot be written as JSON. "
@@ -307,7 +341,7 @@ def _describe(function: Callable[..., Any], *, subclasses: bool = False, blockin
     handler = Handler(
         function=function,
         name=f"{owner.__module__}.{owner.__qualname__}",
-        place=_place(inspect.unwrap(plain)),
+        place=place_of(inspect.unwrap(plain)),
         is_async=inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain),
         is_coroutine=inspect.iscoroutinefunction(plain),
         is_blocking=blocking,
@@ -331,17 +365,6 @@ def _describe(function: Callable[..., Any], *, subclasses: bool = False, blockin
     return handler
 
 
-def _place(thing: Any) -> str:
-    """Return ``path/to/file.py:12`` of a function or class, the path from here if it is below."""
-    code = getattr(thing, "__code__", None)
-    try:
-        path, line = (code.co_filename, code.co_firstlineno) if code else (inspect.getfile(thing), 0)
-        line = line or inspect.getsourcelines(thing)[1]
-        shown = relpath(path)
-    except (OSError, TypeError, ValueError):
-        return "place unknown"
-    return f"{path if shown.startswith('..') else shown}:{line}"
-
-
 DEFAULT_REGISTRY = Registry()
 handles = DEFAULT_REGISTRY.handles
+upcasts = DEFAULT_REGISTRY.upcasts

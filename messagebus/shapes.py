@@ -14,9 +14,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, c
 
 from messagebus.errors import MessageClassError, full_name
 
-__all__ = ["HIDDEN", "MASK", "STANDARD", "Private", "Shape", "bound", "find_unfit", "private_values", "shape_of"]
+__all__ = ["HIDDEN", "MASK", "STANDARD", "VERSION", "Private", "Shape", "bound", "find_unfit", "private_values",
+           "shape_of"]  # fmt: skip
 
 MASK: Final = "**********"
+VERSION: Final = "dataversion"
+"""What says on the wire which version of its class wrote the data, if it is not the first."""
 HIDDEN: Final = object()  # The serialisation context under which private fields are masked.
 STANDARD: Final = ConfigDict(
     frozen=True,
@@ -236,7 +239,7 @@ def shape_of(cls: type[Any]) -> Shape:
         found = list(schemas_in(cls.__pydantic_core_schema__))
         _refuse_uncovered(cls, found)
         shape = cls.__shape__ = Shape(
-            opening=to_json({"type": cls.__wire_name__})[:-1] + b',"data":',
+            opening=to_json({"type": cls.__wire_name__, **_version(cls)})[:-1] + b',"data":',
             words=frozenset(word for _, node, _ in found for word in _words(node)),
             is_exact=_has_exact_config(cls) and all(_is_exact(cls, node) for _, node, _ in found),
             keyed_fields=frozenset(field for field, node, _ in found if _keys(node) not in {"str", None}),
@@ -246,6 +249,10 @@ def shape_of(cls: type[Any]) -> Shape:
             unwritable_fields=frozenset(f for f, node, writ in found if not writ and node.get("type") in _UNWRITABLE),
         )
     return shape
+
+
+def _version(cls: type[Any]) -> dict[str, int]:
+    return {} if cls.__version__ == 1 else {VERSION: cls.__version__}
 
 
 def _refuse_uncovered(cls: type[Any], found: list[Part]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel, PositiveInt, SecretStr, ValidationError
 
 from messagebus import (
+    AnswerError,
     AsyncHandlerError,
     AsyncMessageBus,
     CascadeLimitError,
@@ -30,6 +31,7 @@ from messagebus import (
     MessageBusError,
     MessageClassError,
     MessageTooLargeError,
+    NewerVersionError,
     NoHandlerError,
     NotAMessageError,
     Private,
@@ -37,6 +39,7 @@ from messagebus import (
     ReturnMessage,
     UnknownMessageError,
     UnwritableMessageError,
+    UpcasterError,
     UsageError,
     current_envelope,
     errors,
@@ -750,11 +753,14 @@ EXAMPLES = [
     DuplicateHandlerError("shop.PlaceOrder", "shop.a (shop.py:1)", "shop.b (shop.py:2)"),
     DuplicateHandlerError("shop.PlaceOrder", "shop.a (shop.py:1)", "shop.a (shop.py:1)"),
     DuplicateNameError("PlaceOrder", "shop.PlaceOrder (shop.py:1)", "other.PlaceOrder (other.py:2)"),
+    UpcasterError("register it", "it has one", "Remove one."),
     AsyncHandlerError("shop.PlaceOrder", "shop.a (shop.py:1)"),
+    AnswerError("shop.Quote", "shop.Price", (("shop.Price", 2), ("shop.Note", 1))),
     CascadeLimitError(100_000, ("shop.A (500 times)", "shop.B (500 times)")),
     InvalidMessageError("shop.PlaceOrder", (("quantity", "Input should be a valid integer"),), 21, hint="Mend it."),
     MessageTooLargeError(1_048_577, 1_048_576),
     UnknownMessageError("PlaceOrdr", ("PlaceOrder",)),
+    NewerVersionError("shop.PlaceOrder", 3, 2),
     UnwritableMessageError("shop.PlaceOrder", "quantity", "has a value that JSON cannot hold"),
     *(
         cls("do it", "it cannot be done now")
@@ -840,9 +846,12 @@ def test_errors_that_were_raised_pickle() -> None:
         (NoHandlerError, LookupError),
         (AsyncHandlerError, TypeError),
         (CascadeLimitError, RuntimeError),
+        (UpcasterError, TypeError),
+        (AnswerError, LookupError),
         (InvalidMessageError, ValueError),
         (MessageTooLargeError, InvalidMessageError),
         (UnknownMessageError, InvalidMessageError),
+        (NewerVersionError, InvalidMessageError),
         (UnwritableMessageError, InvalidMessageError),
     ],
 )

@@ -665,6 +665,21 @@ def test_private_text_is_in_no_schema(field: Any) -> None:
     assert CANARY not in schema
 
 
+class SignIn(Command):
+    """Shows whole messages as examples."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"token": CANARY}], "example": {"token": CANARY}})
+    token: Annotated[str, Private]
+
+
+def test_example_of_a_message_with_private_text_is_in_no_schema() -> None:
+    """What is private would stand in it, if not under its name [L21]."""
+    schema = json.dumps(SignIn.model_json_schema())
+
+    assert CANARY not in schema
+    assert "Shows whole messages" in schema
+
+
 @pytest.mark.parametrize("message", [PlaceOrder(order_id="a"), Login(user="u", token=CANARY), Ship(order_id="a")])
 def test_message_pickles_and_copies(message: Message) -> None:
     """It may go through a process pool, or be changed into another of its class."""

@@ -13,6 +13,7 @@ import messagebus
 HERE = Path(__file__).parent
 PACKAGE = Path(messagebus.__file__).parent
 
+needs_ty = pytest.mark.skipif(find_spec("ty") is None, reason="ty is not installed; it is in the extra lint")
 needs_mypy = pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed; it is in the extra lint")
 
 
@@ -57,3 +58,27 @@ def test_files_would_be_refused_if_they_were_wrong(cache, tmp_path):
     assert 2 == len(said)
     assert "[assert-type]" in said[0]
     assert "[unused-ignore]" in said[1]
+
+
+def check_by_ty(*files: Path) -> str:
+    """Return what ty says of the files where something else is inferred than they state."""
+    options = ["--ignore=all", "--error=type-assertion-failure", "--output-format=concise", f"--python={sys.prefix}"]
+    command = [sys.executable, "-m", "ty", "check", *options, *map(str, files)]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, encoding="utf-8", check=False)
+    return done.stdout
+
+
+@needs_ty
+def test_ty_infers_answers(tmp_path):
+    """As mypy does here, and pyright as part of lint; and it says so where it does not."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from typing import assert_type\n"
+        "from messagebus import Command, ReturnMessage, ask\n"
+        "class Price(ReturnMessage): pass\n"
+        "class Quote(Command[Price]): pass\n"
+        "assert_type(ask(Quote()), ReturnMessage)\n"
+    )
+
+    assert "All checks passed!\n" == check_by_ty(HERE / "typing" / "answers.py")
+    assert "type-assertion-failure" in check_by_ty(wrong)

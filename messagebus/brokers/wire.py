@@ -37,7 +37,7 @@ class Parcel:
 _ATTRIBUTE: Final = re.compile("[a-z0-9]{1,64}")
 _OWN: Final = frozenset({
     "specversion", "id", "source", "time", "type", "data", "data_base64", "datacontenttype", "correlationid",
-    "causationid", "partitionkey",
+    "causationid", "partitionkey", "dataversion",
 })  # fmt: skip
 
 
@@ -85,6 +85,7 @@ _PREFIX: Final = re.compile("(?i)ce[-_]|cloudevents[:_]")
 """Of headers in binary mode: on NATS and HTTP, on Kafka, on AMQP."""
 _NO_HEADERS: Final = frozenset({
     "specversion", "id", "type", "time", "data", "data_base64", "datacontenttype", "correlationid", "causationid",
+    "dataversion",
 })  # fmt: skip
 _WIRE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,199}")
 _UNIQUE: Final = re.compile("(?i)[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -125,7 +126,10 @@ def _structured(body: bytes, headers: Mapping[str, Any]) -> bytes:
         if name.lower() in {"content-type", "content_type"}:
             attributes["datacontenttype"] = _text(value)
     written = dump_json(attributes)
-    return b'%b,"data":%b}' % (written[:-1], body) if body else written
+    if not body:
+        return written
+    from_json(body)  # What follows a value in it could stand for other attributes.
+    return b'%b,"data":%b}' % (written[:-1], body)
 
 
 def _readable(event: bytes, attributes: dict[str, Any], receipt: Any) -> Arrival:

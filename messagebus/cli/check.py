@@ -11,8 +11,9 @@ __all__ = ["DESCRIPTION", "EXAMPLE", "NAME", "SUMMARY", "add_arguments", "run"]
 NAME: Final = "check"
 SUMMARY: Final = "look for mistakes in what is registered"
 DESCRIPTION: Final = """\
-Look for commands without handler, events that nobody handles, fields of secret types, clashes of names, and classes
-that cannot be written as JSON. Each problem is one line; the exit code is 1 if there is any, else 0."""
+Look for commands without handler, events that nobody handles, fields of secret types, clashes of names, classes that
+cannot be written as JSON, and older versions without upcaster. Each problem is one line; the exit code is 1 if there
+is any, else 0."""
 EXAMPLE: Final = "example:\n  messagebus check shop.orders"
 
 

@@ -80,7 +80,7 @@ class Reporting:
 
 class _Reporting(Snapshot):
     def __init__(self, source: Snapshot, *, is_async: bool) -> None:
-        super().__init__(source.handlers, source.names, strict=source.strict)
+        super().__init__(source.handlers, source.names, source.upcasters, strict=source.strict)
         self._source, self._is_async = source, is_async
 
     def __missing__(self, cls: type) -> Plan:

@@ -24,7 +24,9 @@ from messagebus.messages import Command, Event, Message, ReturnMessage, prove
 
 __all__ = ["add", "add_all", "due_at", "moment", "plain_row", "prepare", "row_of", "row_of_arrival"]
 
-_LATEST: Final = 253_402_300_799_000  # The last moment that a datetime can show.
+# The first and the last moment that a datetime in UTC can show.
+_EARLIEST: Final = -62_135_596_800_000
+_LATEST: Final = 253_402_300_799_000
 _LONGEST_TEXT: Final = 2_000  # Bytes that the indexes of every engine take.
 
 
@@ -163,9 +165,14 @@ def row_of(sending: Sending, now: int) -> Row:
         sending.dedup,
         correlation and correlation.id,
         cause and cause.id,
-        now if time is None else round(time.timestamp() * 1000),
+        now if time is None else _sent_at(time.timestamp()),
         due_at(now, sending.delay, sending.at) if sending.delay or sending.at else now,
     )
+
+
+def _sent_at(seconds: float) -> int:
+    """Return in milliseconds what whoever sent a message chose, so that it can be shown."""
+    return min(max(round(seconds * 1000), _EARLIEST), _LATEST)
 
 
 def _headers(envelope: Envelope) -> str:
@@ -186,7 +193,7 @@ def row_of_arrival(arrival: Arrival, now: int) -> Row:
         None,
         arrival.correlation_id,
         arrival.causation_id,
-        now if arrival.sent_at is None else round(arrival.sent_at * 1000),
+        now if arrival.sent_at is None else _sent_at(arrival.sent_at),
         now,
     )
 

@@ -21,6 +21,7 @@ from messagebus.delivery.retry import Retry
 from messagebus.delivery.store import Store
 from messagebus.errors import AsyncHandlerError, ConfigurationError, HandlerError, MessageBusError, full_name
 from messagebus.registry import DEFAULT_REGISTRY, Registry
+from messagebus.versions import refuse_gaps
 
 __all__ = ["Worker"]
 
@@ -65,6 +66,7 @@ class Worker:
     Raises:
         AsyncHandlerError: If ``bus`` is sync and a handler is async.
         HandlerError: If two handlers of a message have the same name: what became of each could not be told apart.
+        UpcasterError: If older versions of a message could not be read.
         ConfigurationError: If a number is out of range.
     """
 
@@ -345,7 +347,9 @@ def _bus_for(registry: Registry) -> type[Bus]:
 
 
 def _check_handlers(registry: Registry, *, is_async: bool) -> None:
-    for cls, handlers in registry.snapshot.handlers.items():
+    snapshot = registry.snapshot
+    refuse_gaps(snapshot.names.values(), snapshot.upcasters)
+    for cls, handlers in snapshot.handlers.items():
         places: dict[str, str] = {}
         for handler in handlers:
             if handler.is_async and not is_async:

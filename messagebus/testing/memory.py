@@ -76,7 +76,7 @@ class RecordedStore(Recording, MemoryStore):
         return self._sent_of({**self._bus.registry.snapshot.names, wire_name(message_class): message_class})
 
     def _sent_of(self, names: Any) -> Sequence[Message]:
-        door, found = Door(names), []
+        door, found = Door(names, self._bus.registry.snapshot.upcasters), []
         with self._read("look at what was sent") as connection:
             rows = connection.rows("SELECT body FROM sent ORDER BY seq")
         for (body,) in rows:

@@ -190,7 +190,7 @@ def _error_in(record: MutableMapping[str, Any]) -> str:
 def watched(registry: Registry, note: Callable[[Handler, Sequence[Any]], None]) -> Registry:
     """Return a copy of a registry as it is now, whose handlers tell what they returned when they have finished."""
     copy, snapshot = Registry(strict=registry.strict), registry.snapshot
-    copy._names = dict(snapshot.names)
+    copy._names, copy._upcasters = dict(snapshot.names), dict(snapshot.upcasters)
     copy._handlers = {
         cls: type(handlers)(_watched(handler, note) for handler in handlers)
         for cls, handlers in snapshot.handlers.items()

@@ -160,6 +160,17 @@ def test_what_cannot_be_read_keeps_its_bytes(body):
     assert ("mb.command.x:7", "mb.command.x") == (found.id, found.headers["source"])
 
 
+@pytest.mark.parametrize("body", [b'{"order_id":"o-1"},"id":"other"', b'1,"type":"shop.cancel_order","data":{}', b"{"])
+def test_data_in_binary_mode_is_one_json_value(body):
+    """Or what follows it in the body would stand for other attributes than those of the headers."""
+    headers = {"ce-specversion": "1.0", "ce-id": ID, "ce-source": "/theirs", "ce-type": "shop.place_order"}
+
+    found = came(body, headers)
+
+    assert body == found.body
+    assert "mb.command.x:7" == found.id
+
+
 def test_what_has_no_position_is_taken_for_new():
     """Two that look alike may be two."""
     assert came(b"?", position="").id != came(b"?", position="").id

@@ -88,3 +88,26 @@ def test_an_empty_registry_is_a_problem(command_line):
 
     sentence = "No message is registered in hidden. If it has a registry of its own, write module:registry.\n"
     assert (1, sentence) == (done.returncode, done.stdout.decode())
+
+
+def test_a_version_that_could_not_be_read_is_a_problem(command_line):
+    """A check finds the gap before the first old message does."""
+    command_line.write(
+        "gap.py",
+        """
+        from messagebus import Command, handles, upcasts
+
+        class Open(Command, version=3): pass
+
+        handles(Open)(print)
+
+        @upcasts(Open, from_version=2)
+        def mend(data): return data
+        """,
+    )
+
+    done = command_line.run("check", "gap")
+
+    told = done.stdout.decode()
+    assert (1, b"", 1) == (done.returncode, done.stderr, told.count("\n"))
+    assert told.startswith("Cannot read older versions of gap.Open (gap.py:4): it is version 3, and no upcaster takes ")

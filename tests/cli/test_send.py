@@ -279,3 +279,33 @@ def test_what_is_stored_is_the_wire_form(command_line, json_lines, store):
 
     (stored,) = store.claim(1, 60).messages
     assert '{"type":"PlaceOrder","data":{"order_id":"Zoë","quantity":1}}'.encode() == stored.body
+
+
+def test_older_versions_are_stored_as_they_would_be_written_now(command_line, records, store):
+    """A line of a newer version is refused by that name, and stays with whoever sent it."""
+    command_line.write(
+        "gate.py",
+        """
+        from messagebus import Command, handles, upcasts
+
+        class Open(Command, version=2):
+            width: int
+
+        handles(Open)(print)
+
+        @upcasts(Open, from_version=1)
+        def widen(data): return {"width": data["far"] * 10}
+        """,
+    )
+    lines = [{"data": {"far": 1}}, {"dataversion": 2, "data": {"width": 2}}, {"dataversion": 3, "data": {}}]
+    given = b"".join(json.dumps({"type": "Open", **line}).encode() + b"\n" for line in lines)
+
+    done = command_line.run("send", "gate", given=given)
+
+    bodies = [
+        b'{"type":"Open","dataversion":2,"data":{"width":10}}',
+        b'{"type":"Open","dataversion":2,"data":{"width":2}}',
+    ]
+    assert bodies == [message.body for message in store.claim(10, 60).messages]
+    assert [(3, "messagebus.errors.NewerVersionError")] == [(it["line"], it["error"]) for it in records(done.stderr)]
+    assert 3 == done.returncode

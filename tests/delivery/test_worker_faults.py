@@ -3,12 +3,13 @@
 import os
 import signal
 from collections import Counter
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
 
-from messagebus import Registry
-from messagebus.delivery import Retry, Worker, current_transaction, open_store
+from messagebus import Envelope, Registry, to_json
+from messagebus.delivery import Arrival, Retry, Worker, current_transaction, open_store
 from messagebus.testing import Clock
 from messagebus.testing.laws import take
 from messagebus.testing.shop import PlaceOrder, order_ids, orders
@@ -270,3 +271,25 @@ def test_f51_worker_is_stopped_in_a_handler_and_goes_on(start, url):
     assert [sent] == [step.id for step in store.tree(sent)]
     late.communicate()
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-10))), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=10))), datetime(1, 1, 1, tzinfo=UTC)),
+    ],
+    ids=["latest", "earliest"],
+)
+def test_time_that_utc_cannot_show_stops_no_worker(store, registry, sent, shown):
+    """[D9] Whoever sends it chooses it, and it is for show only: it is moved to the nearest that can be shown."""
+    message, handled = PlaceOrder(order_id="o-1"), []
+    registry.register(PlaceOrder, handled.append)
+    arrival = Arrival("brought", "shop.place_order", to_json(message), sent_at=sent.timestamp())
+
+    store.send(message, envelope=Envelope(message, id="sent", time=sent))
+    store.release((claim := store.receive([arrival], 30)).token, [claim.messages[0].seq])
+
+    assert {shown} == {waiting.sent_at for waiting in store.waiting()}
+    assert 2 == work(store, registry)
+    assert [message, message] == handled
