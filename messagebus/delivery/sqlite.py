@@ -340,6 +340,7 @@ _UNAVAILABLE: Final = {
     15: "the file's locks do not work",
 }
 _CORRUPT: Final = 11
+_UNREADABLE: Final = ("decode", "unsupported file format")
 _DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
 
 
@@ -353,6 +354,7 @@ def _meaning(error: Exception, what: str, path: str) -> Exception | None:
     for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, _UNAVAILABLE)):
         if code in reasons:
             return cls(what, f"{reasons[code]} ({path})")
-    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
+    # Damage that SQLite, or its driver, takes for a mistake of the caller's.
+    is_unreadable = isinstance(error, driver.OperationalError) and any(words in str(error) for words in _UNREADABLE)
     why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
     return None if why is None else _unfit(path, why, "Restore a backup, or name another file.")

@@ -233,6 +233,7 @@ def changed(path, *statements):
         lambda path: path.write_text("This is a letter, and no database.\n" * 200),
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(path.read_bytes()[:1_000]),
+        lambda path: path.write_bytes(path.read_bytes()[:47] + b"\x07" + path.read_bytes()[48:]),  # the schema format
         lambda path: path.write_bytes(b"SQLite format 4" + path.read_bytes()[15:]),
         lambda path: path.write_bytes(path.read_bytes()[:8_192] + b"\xff" * 4_096 + path.read_bytes()[12_288:]),
         lambda path: changed(path, "DROP TABLE mb_message"),
