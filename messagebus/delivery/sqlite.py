@@ -168,6 +168,9 @@ class SqliteStore(SqlStore):
         try:
             with self._read("open the store") as connection, self._alone("open the store"):
                 _prepare_file(cast("SqliteConnection", connection), self._path)
+        except UnicodeDecodeError:  # SQLite quotes what is damaged, and its driver cannot read that.
+            self.close()
+            raise _unfit(self._path, _DAMAGED[_CORRUPT], "Restore a backup, or name another file.") from None
         except BaseException:
             self.close()
             raise

@@ -234,13 +234,25 @@ def changed(path, *statements):
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(path.read_bytes()[:1_000]),
         lambda path: path.write_bytes(path.read_bytes()[:47] + b"\x07" + path.read_bytes()[48:]),  # the schema format
+        lambda path: path.write_bytes(path.read_bytes().replace(b"CREATE TABLE mb_dead", b"CREATE TABL\xce mb_dead")),
         lambda path: path.write_bytes(b"SQLite format 4" + path.read_bytes()[15:]),
         lambda path: path.write_bytes(path.read_bytes()[:8_192] + b"\xff" * 4_096 + path.read_bytes()[12_288:]),
         lambda path: changed(path, "DROP TABLE mb_message"),
         lambda path: changed(path, "DROP TABLE mb_dead", "CREATE TABLE mb_dead (name TEXT)"),
         lambda path: (path.unlink(), changed(path, "CREATE TABLE mb_message (name TEXT)")),
     ],
-    ids=["text", "half", "beginning", "header", "page", "no table", "another table", "foreign"],
+    ids=[
+        "text",
+        "half",
+        "beginning",
+        "schema format",
+        "schema",
+        "header",
+        "page",
+        "no table",
+        "another table",
+        "foreign",
+    ],
 )
 def test_f37_file_is_foreign_or_damaged(tmp_path, spoil):
     """[D11] It is refused when it is opened, in so many words, and left as it is."""
