@@ -4,7 +4,6 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +11,7 @@ from messagebus import logs
 from messagebus.bus import AsyncMessageBus, MessageBus
 from messagebus.delivery.entries import RETURNED, Failure, Outcome, Sending, Settlement, Stored
 from messagebus.delivery.retry import Retry
-from messagebus.delivery.sending import prepare
+from messagebus.delivery.sending import moment, prepare
 from messagebus.delivery.store import WORK, Store, Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError, full_name
@@ -306,7 +305,7 @@ class Handling:
             id=stored.id.removesuffix(RETURNED),
             correlation_id=None if stored.correlation_id == stored.id else stored.correlation_id,
             causation_id=stored.causation_id,
-            time=datetime.fromtimestamp(stored.sent_at, UTC),
+            time=moment(stored.sent_at * 1000),
             attempt=stored.attempt + before,
             headers=stored.headers,
         )

@@ -297,14 +297,14 @@ def _prepare_file(connection: SqliteConnection, path: str) -> None:
 def _check_tables(connection: SqliteConnection, ours: set[str], path: str) -> None:
     if "mb_meta" not in ours:
         raise _unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
-    if version > VERSION:
-        raise _newer(path, version)
     try:
+        version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0] or 0
+        if version > VERSION:
+            raise _newer(path, version)
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
-        raise _unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
+        raise _unfit(path, f"its tables are not those of version {VERSION} ({error})", "Restore a backup.") from None
 
 
 def _create_tables(connection: SqliteConnection, *, is_alone: bool = True) -> None:

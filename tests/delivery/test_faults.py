@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from textwrap import dedent
 
 import pytest
 
+from messagebus import Registry
 from messagebus.delivery import (
     ConflictError,
     Settlement,
@@ -26,6 +27,7 @@ from messagebus.delivery import (
     StoreError,
     StoreFileError,
     StoreUnavailableError,
+    Worker,
     open_store,
 )
 from messagebus.testing import Clock
@@ -238,6 +240,7 @@ def changed(path, *statements):
         lambda path: path.write_bytes(b"SQLite format 4" + path.read_bytes()[15:]),
         lambda path: path.write_bytes(path.read_bytes()[:8_192] + b"\xff" * 4_096 + path.read_bytes()[12_288:]),
         lambda path: changed(path, "DROP TABLE mb_message"),
+        lambda path: changed(path, "ALTER TABLE mb_meta RENAME COLUMN version TO wersion"),
         lambda path: changed(path, "DROP TABLE mb_dead", "CREATE TABLE mb_dead (name TEXT)"),
         lambda path: (path.unlink(), changed(path, "CREATE TABLE mb_message (name TEXT)")),
     ],
@@ -250,6 +253,7 @@ def changed(path, *statements):
         "header",
         "page",
         "no table",
+        "no version",
         "another table",
         "foreign",
     ],
@@ -294,6 +298,24 @@ def test_f37_any_bit_may_have_changed(tmp_path):
             outcomes[repr(error)] += 1
 
     assert {"works", "refused"} == set(outcomes)
+
+
+def test_f37_a_time_may_have_changed(tmp_path):
+    """[D9] [D11] What no calendar holds is shown as the nearest that one does, and a worker goes on."""
+    path, handled = tmp_path / "bus.db", []
+    played(path)
+    changed(path, "UPDATE mb_message SET sent_at = sent_at + (1 << 50)", "UPDATE mb_dead SET died_at = -(1 << 60)")
+    registry = Registry()
+    registry.register(PlaceOrder, handled.append)
+
+    with closing(open_store(f"sqlite:///{path}", clock=Clock())) as store:
+        times = {one.sent_at.year for one in store.waiting()} | {letter.died_at.year for letter in store.dead()}
+        for letter in store.dead():
+            store.drop(letter.id)
+        Worker(store, registry, log_level="disabled", error_log_level="disabled").run(until_idle=True)
+
+    assert {1, 9999} == times
+    assert handled
 
 
 # F38 to F43: who may say what
