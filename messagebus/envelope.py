@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
@@ -19,8 +20,18 @@ __all__ = ["Envelope", "Identity", "current_envelope", "new_id", "traced"]
 
 # Ids have to be unique, not secret. With a generator of our own an application that seeds `random` repeats none.
 _random = random.Random()  # noqa: S311
+# Threads of one handler may all be the first to read what is made when it is first read, and have to read the same.
+_making = Lock()
+
+
+def _start_anew() -> None:
+    global _making  # noqa: PLW0603 - a thread that is not in the child may hold it for ever
+    _making = Lock()
+    _random.seed()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def new_id() -> str:
@@ -41,7 +52,8 @@ class Identity:
     def id(self) -> str:
         """The id of the message."""
         if self._id is None:
-            self._id = new_id()
+            with _making:
+                self._id = self._id or new_id()
         return self._id
 
 
@@ -84,7 +96,8 @@ class Envelope:
     def identify(self) -> Identity:
         """Return who the message is, to those that refer to it."""
         if self.identity is None:
-            self.identity = Identity(type(self.message))
+            with _making:
+                self.identity = self.identity or Identity(type(self.message))
         return self.identity
 
     @property
@@ -107,7 +120,8 @@ class Envelope:
     @property
     def time(self) -> datetime:
         if self._time is None:
-            self._time = datetime.now(UTC)
+            with _making:
+                self._time = self._time or datetime.now(UTC)
         return self._time
 
     def to_cloudevent(self, source: str) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import sys
+import sysconfig
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from messagebus import (
     AsyncMessageBus,
     Command,
     DispatchError,
+    Envelope,
     Event,
     MessageBus,
     Registry,
@@ -265,3 +267,24 @@ def test_sync_and_async_runs_share_a_registry():
     results = in_threads(sync_runs, lambda: asyncio.run(main()))
 
     assert [[[Confirmation(thread=thread, number=number)] for number in range(500)] for thread in range(2)] == results
+
+
+def test_threads_that_read_an_id_first_read_the_same():
+    """Ids and time are made when they are first read; threads of one handler may all be the first (L22, L25)."""
+    sys.setswitchinterval(1e-7)
+    message, envelopes = PlaceOrder(thread=0, number=0), []
+    for _ in range(20_000):
+        envelopes.append(Envelope(message))
+        envelopes[-1].identity = None  # As in a run, where nobody has asked yet.
+
+    one, other = in_threads(*[lambda: [(envelope.id, envelope.time) for envelope in envelopes]] * 2)
+
+    assert 0 == sum(seen != also_seen for seen, also_seen in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_nothing_turns_the_gil_on(fresh_python):
+    """Where threads are free, the tests above say nothing if something that is imported takes that back (L25)."""
+    done = fresh_python("import sys, messagebus, messagebus.delivery; print(sys._is_gil_enabled())")
+
+    assert ("False\n", "") == (done.stdout, done.stderr)

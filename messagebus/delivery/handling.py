@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from messagebus import logs, telemetry
@@ -12,6 +11,7 @@ from messagebus.delivery.outcomes import failure_of
 from messagebus.delivery.pauses import Pauses
 from messagebus.delivery.reporting import Reporting
 from messagebus.delivery.retry import Retry
+from messagebus.delivery.sending import moment
 from messagebus.delivery.store import Store, Transaction
 from messagebus.envelope import Envelope
 from messagebus.errors import DispatchError, HandlerError, InvalidMessageError, NoHandlerError
@@ -151,7 +151,7 @@ class Handling:
             id=stored.id.removesuffix(RETURNED),
             correlation_id=None if stored.correlation_id == stored.id else stored.correlation_id,
             causation_id=stored.causation_id,
-            time=datetime.fromtimestamp(stored.sent_at, UTC),
+            time=moment(stored.sent_at * 1000),
             attempt=stored.attempt + before,
             headers=stored.headers,
         )

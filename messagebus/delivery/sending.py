@@ -32,9 +32,9 @@ _LATEST: Final = 253_402_300_799_000
 _LONGEST_TEXT: Final = 2_000  # Bytes that the indexes of every engine take.
 
 
-def moment(milliseconds: int) -> datetime:
-    """Return a time of the store as an aware datetime."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def moment(milliseconds: float) -> datetime:
+    """Return a time of the store as an aware datetime; of one that is damaged the nearest that can be shown."""
+    return datetime.fromtimestamp(min(max(milliseconds, _EARLIEST), _LATEST) / 1000, UTC)
 
 
 def due_at(now: int, delay: float, at: datetime | None) -> int:

@@ -16,7 +16,7 @@ from messagebus.delivery.filelock import FileLock
 from messagebus.delivery.schema import CHECKS, SQLITE, VERSION, Insert, Update, upgrade
 from messagebus.delivery.sql import RETENTION, TIMEOUT, SqlStore
 from messagebus.delivery.sqlite_driver import driver
-from messagebus.delivery.sqlite_errors import FAILED, UNAVAILABLE, meaning, unfit
+from messagebus.delivery.sqlite_errors import DAMAGED, FAILED, UNAVAILABLE, meaning, unfit
 from messagebus.delivery.store import Transaction
 from messagebus.delivery.timekeeping import Watch, can_watch
 from messagebus.errors import DispatchError, StoreBusyError, StoreFileError, StoreUnavailableError
@@ -164,6 +164,9 @@ class SqliteStore(SqlStore):
                 self._prepare()
             except StoreFileError:  # SQLite says of a page that it is damaged even if it only could not be read.
                 self._prepare()
+        except UnicodeDecodeError:  # SQLite quotes what is damaged, and its driver cannot read that.
+            self.close()
+            raise unfit(self._path, DAMAGED, "Restore a backup, or name another file.") from None
         except BaseException:
             self.close()
             raise
@@ -341,18 +344,18 @@ def _check_pages(raw: Any, path: str) -> None:
 def _check_tables(connection: SqliteConnection, ours: set[str], path: str, *, is_alone: bool) -> None:
     if "mb_meta" not in ours:
         raise unfit(path, f"its table {min(ours)} is none of this library", "Name another file.")
-    version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
-    if not isinstance(version, int) or version < 1:
-        raise unfit(path, "its version is none", "Restore a backup.")
-    if version > VERSION:
-        raise _newer(path, version)
     try:
+        version = connection.raw.execute("SELECT max(version) FROM mb_meta").fetchone()[0]
+        if not isinstance(version, int) or version < 1:
+            raise unfit(path, "its version is none", "Restore a backup.")
+        if version > VERSION:
+            raise _newer(path, version)
         if version < VERSION:
             _upgrade(connection, version, is_alone=is_alone)
         for check in CHECKS:
             connection.rows(check)
     except driver.OperationalError as error:
-        raise unfit(path, f"its tables are not those of version {version} ({error})", "Restore a backup.") from None
+        raise unfit(path, f"its tables are not those of version {VERSION} ({error})", "Restore a backup.") from None
 
 
 @contextmanager

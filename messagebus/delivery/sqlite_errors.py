@@ -5,7 +5,7 @@ from typing import Final
 from messagebus.delivery.sqlite_driver import driver
 from messagebus.errors import StoreBusyError, StoreFileError, StoreUnavailableError
 
-__all__ = ["FAILED", "UNAVAILABLE", "meaning", "unfit"]
+__all__ = ["DAMAGED", "FAILED", "UNAVAILABLE", "meaning", "unfit"]
 
 FAILED: Final = 10
 _BUSY: Final = {5: "the database is locked by others", 6: "a table is locked by others"}
@@ -18,8 +18,10 @@ UNAVAILABLE: Final = {
     14: "the file cannot be opened",
     15: "the file's locks do not work",
 }
+DAMAGED: Final = "it is damaged"
 _CORRUPT: Final = 11
-_DAMAGED: Final = {_CORRUPT: "it is damaged", 26: "it is no SQLite database"}
+_UNREADABLE: Final = ("decode", "unsupported file format")
+_UNFIT: Final = {_CORRUPT: DAMAGED, 26: "it is no SQLite database"}
 
 
 def meaning(error: Exception, what: str, path: str) -> Exception | None:
@@ -32,8 +34,9 @@ def meaning(error: Exception, what: str, path: str) -> Exception | None:
     for cls, reasons in ((StoreBusyError, _BUSY), (StoreUnavailableError, UNAVAILABLE)):
         if code in reasons:
             return cls(what, f"{reasons[code]} ({path})")
-    is_unreadable = isinstance(error, driver.OperationalError) and "decode" in str(error)
-    why = _DAMAGED.get(_CORRUPT if is_unreadable else code)
+    # Damage that SQLite, or its driver, takes for a mistake of the caller's.
+    is_unreadable = isinstance(error, driver.OperationalError) and any(words in str(error) for words in _UNREADABLE)
+    why = _UNFIT.get(_CORRUPT if is_unreadable else code)
     return None if why is None else unfit(path, why, "Restore a backup, or name another file.")
 
 

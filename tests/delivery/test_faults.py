@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -237,13 +237,28 @@ def changed(path, *statements):
         lambda path: path.write_text("This is a letter, and no database.\n" * 200),
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(path.read_bytes()[:1_000]),
+        lambda path: path.write_bytes(path.read_bytes()[:47] + b"\x07" + path.read_bytes()[48:]),  # the schema format
+        lambda path: path.write_bytes(path.read_bytes().replace(b"CREATE TABLE mb_dead", b"CREATE TABL\xce mb_dead")),
         lambda path: path.write_bytes(b"SQLite format 4" + path.read_bytes()[15:]),
         lambda path: path.write_bytes(path.read_bytes()[:-8_192] + b"\xff" * 4_096 + path.read_bytes()[-4_096:]),
         lambda path: changed(path, "DROP TABLE mb_message"),
+        lambda path: changed(path, "ALTER TABLE mb_meta RENAME COLUMN version TO wersion"),
         lambda path: changed(path, "DROP TABLE mb_dead", "CREATE TABLE mb_dead (name TEXT)"),
         lambda path: (path.unlink(), changed(path, "CREATE TABLE mb_message (name TEXT)")),
     ],
-    ids=["text", "half", "beginning", "header", "page", "no table", "another table", "foreign"],
+    ids=[
+        "text",
+        "half",
+        "beginning",
+        "schema format",
+        "schema",
+        "header",
+        "page",
+        "no table",
+        "no version",
+        "another table",
+        "foreign",
+    ],
 )
 def test_f37_file_is_foreign_or_damaged(tmp_path, spoil):
     """[D11] It is refused when it is opened, in so many words, and left as it is."""
@@ -285,6 +300,24 @@ def test_f37_any_bit_may_have_changed(tmp_path):
             outcomes[repr(error)] += 1
 
     assert {"works", "refused"} == set(outcomes)
+
+
+def test_f37_a_time_may_have_changed(tmp_path):
+    """[D9] [D11] What no calendar holds is shown as the nearest that one does, and a worker goes on."""
+    path, handled = tmp_path / "bus.db", []
+    played(path)
+    changed(path, "UPDATE mb_message SET sent_at = sent_at + (1 << 50)", "UPDATE mb_dead SET died_at = -(1 << 60)")
+    registry = Registry()
+    registry.register(PlaceOrder, handled.append)
+
+    with closing(open_store(f"sqlite:///{path}", clock=Clock())) as store:
+        times = {one.sent_at.year for one in store.waiting()} | {letter.died_at.year for letter in store.dead()}
+        for letter in store.dead():
+            store.drop(letter.id)
+        Worker(store, registry, log_level="disabled", error_log_level="disabled").run(until_idle=True)
+
+    assert {1, 9999} == times
+    assert handled
 
 
 # F38 to F47: who may say what, and what fails

@@ -37,7 +37,7 @@ from messagebus import (
     UnwritableMessageError,
     to_json,
 )
-from messagebus.delivery import StoreFileError, open_store
+from messagebus.delivery import StoreFileError, StoreUnavailableError, open_store
 from messagebus.delivery.entries import Failure, Outcome, Settlement
 
 COUNTS, SHORT, LONG = "values", 20_000, 250_000
@@ -401,7 +401,8 @@ def use(store):
     try:
         for verb in [*verbs, lambda: store.send(PlaceOrder(order_id="o-1"))]:
             verb()
-    except StoreFileError:
+    except (StoreFileError, StoreUnavailableError) as error:  # The latter: the header says that nobody may write.
+        check_refusal(error, MessageBusError, store)
         return "found while it was used"
     finally:
         store.close()
