@@ -663,12 +663,14 @@ def test_f53_schema_is_older(opened, url):
     store.send_many(orders("o-1", "o-2"), key="customer-7")
     dies(store)
     store.send(PlaceOrder(order_id="p-1"))
+    store.every("0 3 * * *", PlaceOrder(order_id="n-1"), name="nightly")
     with store.transaction() as transaction:
         for statement in [
             "DROP INDEX mb_keyed",
             "ALTER TABLE mb_message DROP COLUMN turn",
             "ALTER TABLE mb_meta DROP COLUMN boot",
             "ALTER TABLE mb_meta DROP COLUMN epoch",
+            "ALTER TABLE mb_schedule DROP COLUMN headers",
             "CREATE INDEX mb_keyed ON mb_message(due_at, seq) WHERE key IS NOT NULL AND lease IS NULL AND due_at > 0",
             "UPDATE mb_meta SET version = 1",
             *["PRAGMA user_version = 1"] * url.startswith("sqlite"),
@@ -679,6 +681,7 @@ def test_f53_schema_is_older(opened, url):
     for _ in range(2):
         store = opened()
     assert ["p-1"] == order_ids([finish(store)])
+    assert ["nightly"] == [one.name for one in store.schedules()]
     store.drop(store.dead()[0].id)
     assert ["o-2"] == order_ids(take(store))
     with store.transaction() as transaction:
