@@ -341,6 +341,7 @@ class ReplyTimeoutError(BrokerError, TimeoutError):
             why = f"{broker} confirmed it after {confirmed_after:.3g} s, and no reply has come within {waited:g} s"
             remedy = "See that a worker handles it; its inbox keeps the result."
         super().__init__(f"return the reply to {message_type} {message_id}", why, remedy)
+        self.args = (message_type, message_id, broker, waited, confirmed_after)
         self.message_type, self.message_id, self.broker = message_type, message_id, broker
         self.waited, self.confirmed_after = waited, confirmed_after
 

@@ -771,9 +771,10 @@ EXAMPLES = [
             errors.ResultTimeoutError,
             errors.BrokerError,
             errors.BrokerUnavailableError,
-            errors.ReplyTimeoutError,
         )
     ),
+    errors.ReplyTimeoutError("shop.place_order", "9f", "NATS", 5.0, 0.01),
+    errors.ReplyTimeoutError("shop.place_order", "9f", "NATS", 5.0, None),
     errors.ConflictError("shop.PlaceOrder", "dedup key", "order-42"),
     errors.StoreFileError("open bus.db", "it is no database", "Take another."),
     errors.DeliveryFailedError("9f", ("shop.charge",)),
