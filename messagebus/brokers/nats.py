@@ -12,7 +12,7 @@ from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 try:
     from faststream.nats import NatsBroker
     from nats.errors import Error, MaxPayloadError
-    from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig
+    from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
     from nats.js.errors import BadRequestError
 except ImportError as error:
     raise missing("NATS", "nats") from error
@@ -55,6 +55,14 @@ class Nats(Engine):
                 await self._jetstream.add_stream(config)
             except BadRequestError:  # It is there with other settings, which somebody has chosen.
                 await self._jetstream.stream_info(self._streams[kind])
+
+    async def weaknesses(self) -> Sequence[tuple[str, str]]:
+        infos = [await self._jetstream.stream_info(stream) for stream in self._streams.values()]
+        return [
+            (f"a crash loses what it has confirmed: stream {info.config.name} is in memory", "Make it anew, in files.")
+            for info in infos
+            if info.config.storage == StorageType.MEMORY
+        ]
 
     async def publish(self, parcels: Sequence[Parcel]) -> Sequence[Exception | None]:
         async with self.in_line:

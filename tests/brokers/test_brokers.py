@@ -177,3 +177,39 @@ def test_redis_that_forgets_is_warned_of(settings, weak, records):
     found = [record for record in records() if record["event"] == "broker.weak"]
     assert [weak] * bool(weak) == [record["reason"].partition(": ")[2] for record in found]
     assert all("appendonly" in record["remedy"] or "appendfsync" in record["remedy"] for record in found)
+
+
+@pytest.mark.parametrize(("storage", "weak"), [("memory", ["event"]), ("file", [])])
+def test_nats_that_forgets_is_warned_of(storage, weak, records):
+    """[B4] A stream that somebody has made before, and that no disk holds."""
+    pytest.importorskip("faststream.nats")
+    import nats  # noqa: PLC0415 - an extra
+
+    async def make_stream(url):
+        client = await nats.connect(url)
+        await client.jetstream().add_stream(name="mb-event", subjects=["mb.event.>"], storage=storage)
+        await client.close()
+
+    server = servers.start_nats()
+    try:
+        asyncio.run(make_stream(server.url))
+        connect(server.url, group="billing").close()
+    finally:
+        server.stop()
+
+    found = [record for record in records() if record["event"] == "broker.weak"]
+    assert [f"stream mb-{kind} is in memory" for kind in weak] == [one["reason"].partition(": ")[2] for one in found]
+
+
+def test_kafka_with_one_broker_is_warned_of(records):
+    """[B4] What it has confirmed is in one place."""
+    pytest.importorskip("aiokafka")
+    server = servers.start_tansu()
+    try:
+        connect(server.url, group="billing").close()
+    finally:
+        server.stop()
+
+    [found] = [record for record in records() if record["event"] == "broker.weak"]
+    assert "there is one broker" in found["reason"]
+    assert "min.insync.replicas=2" in found["remedy"]
