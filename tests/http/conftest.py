@@ -37,7 +37,10 @@ def server():
 @pytest.fixture(scope="session")
 def client(server):
     _, (host, port) = server
-    with httpx.Client(base_url=f"http://{host}:{port}", trust_env=False) as client:
+    # A connection for each request: the server closes one on which an application has failed, and a client that keeps
+    # it may find out only when it sends the next.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=f"http://{host}:{port}", limits=limits, trust_env=False) as client:
         yield client
 
 
