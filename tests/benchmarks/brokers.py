@@ -47,6 +47,7 @@ def ours(url, round):
     """Publish and consume as a service does; the handler does nothing."""
     namespace = f"bench{round}"
     with connect(url, group="bench", namespace=namespace, partitions=1) as broker:
+        broker.send(PlaceOrder(order_id="first"))  # As theirs is, its queue is declared before the clock runs.
         published = asyncio.run(in_flight(lambda n: broker.asend(PlaceOrder(order_id=f"o-{n}", quantity=1))))
         seen, times, registry = [], [], Registry()
 

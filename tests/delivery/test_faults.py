@@ -38,6 +38,7 @@ from messagebus.testing import Clock
 from messagebus.testing.laws import LEASE, dies, end, finish, outcome, sending, take, take_one
 from messagebus.testing.shop import OrderPlaced, PlaceOrder, order_ids, orders
 from tests import servers
+from tests.older import make_older
 from tests.proof import shim
 
 
@@ -664,18 +665,7 @@ def test_f53_schema_is_older(opened, url):
     dies(store)
     store.send(PlaceOrder(order_id="p-1"))
     store.every("0 3 * * *", PlaceOrder(order_id="n-1"), name="nightly")
-    with store.transaction() as transaction:
-        for statement in [
-            "DROP INDEX mb_keyed",
-            "ALTER TABLE mb_message DROP COLUMN turn",
-            "ALTER TABLE mb_meta DROP COLUMN boot",
-            "ALTER TABLE mb_meta DROP COLUMN epoch",
-            "ALTER TABLE mb_schedule DROP COLUMN headers",
-            "CREATE INDEX mb_keyed ON mb_message(due_at, seq) WHERE key IS NOT NULL AND lease IS NULL AND due_at > 0",
-            "UPDATE mb_meta SET version = 1",
-            *["PRAGMA user_version = 1"] * url.startswith("sqlite"),
-        ]:
-            transaction.execute(statement)
+    make_older(store, is_sqlite=url.startswith("sqlite"))
     store.close()
 
     for _ in range(2):
