@@ -422,8 +422,8 @@ def test_gap_stops_a_worker_before_it_begins():
     registry = Registry()
     registry.register(PlaceOrder, confirm)
 
-    with pytest.raises(UpcasterError):
-        Worker(open_store("memory://"), registry)
+    with closing(open_store("memory://")) as store, pytest.raises(UpcasterError):
+        Worker(store, registry)
 
 
 def test_second_upcaster_of_a_version_is_refused():
