@@ -10,8 +10,7 @@ from messagebus.brokers.wire import CONTENT_TYPE, Parcel, arrival
 try:
     from aio_pika import DeliveryMode, ExchangeType, Message
     from aio_pika.exceptions import ChannelNotFoundEntity
-    from faststream import AckPolicy
-    from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
+    from faststream.rabbit import RabbitBroker
 except ImportError as error:
     raise missing("RabbitMQ", "rabbitmq") from error
 
@@ -41,7 +40,7 @@ class RabbitMQ(Engine):
     async def connect(self) -> None:
         self._broker = RabbitBroker(self.settings.url, logger=None, apply_types=False, reconnect_interval=_AGAIN)
         self._connection: Any = await self._broker.connect()
-        self._subscribers: list[Any] = []
+        self._consumers: list[tuple[Any, str]] = []
         self._declared: set[str] = set()
         self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
         self._events = await self._channel.declare_exchange(
@@ -130,19 +129,15 @@ class RabbitMQ(Engine):
         return name if want.kind == "command" else f"{name}.{self.settings.group}"
 
     async def _consume(self, name: str, put: Put) -> None:
-        subscriber = self._broker.subscriber(
-            RabbitQueue(name, queue_type=QueueType.QUORUM, durable=True, declare=False),
-            channel=Channel(prefetch_count=min(self.ahead, 65_535)),
-            ack_policy=AckPolicy.MANUAL,
-            decoder=_undecoded,
-        )
+        # FastStream's subscriber parses each message for a handler of its own, which takes longer than all else.
+        channel = await self._connection.channel()
+        await channel.set_qos(prefetch_count=min(self.ahead, 65_535))
+        queue = await channel.get_queue(name)
 
-        async def receive(message: Any) -> None:
-            await put([_arrival(message.raw_message, name)])
+        async def receive(raw: Any) -> None:
+            await put([_arrival(raw, name)])
 
-        subscriber(receive)
-        await subscriber.start()
-        self._subscribers.append(subscriber)
+        self._consumers.append((queue, await queue.consume(receive)))
 
     async def acknowledge(self, receipts: Iterable[Any]) -> None:
         failed = None
@@ -159,16 +154,13 @@ class RabbitMQ(Engine):
             await receipt.nack(requeue=True)
 
     async def unsubscribe(self) -> None:
-        subscribers, self._subscribers = self._subscribers, []
-        for subscriber in subscribers:
-            await subscriber.stop()
+        consumers, self._consumers = self._consumers, []
+        for queue, tag in consumers:
+            if not queue.channel.is_closed:
+                await queue.cancel(tag)
 
     async def close(self) -> None:
         await self._broker.stop()
-
-
-async def _undecoded(message: Any) -> Any:
-    return message
 
 
 def _arrival(raw: Any, place: str) -> Any:
