@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from messagebus.errors import InvalidMessageError, MessageClassError, UpcasterError, full_name, place_of
 from messagebus.messages import Message
@@ -14,8 +13,7 @@ __all__ = ["Upcaster", "Upcasters", "describe", "find_gaps", "refuse_gaps", "upc
 _HIGHEST: Final = 2**31 - 1  # The largest integer of CloudEvents.
 
 
-@dataclass(frozen=True, slots=True)
-class Upcaster:
+class Upcaster(NamedTuple):
     """A function that makes the data of one version of that of the version before."""
 
     function: Callable[[dict[str, Any]], dict[str, Any]]
