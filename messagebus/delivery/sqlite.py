@@ -337,6 +337,9 @@ def _check_pages(raw: Any, path: str) -> None:
     failed = re.search(r"error code=(\d+)", found)
     if failed and int(failed[1]) & 0xFF == FAILED:  # What cannot be read now need not be damaged.
         raise StoreUnavailableError("open the store", f"{UNAVAILABLE[FAILED]} ({path})")
+    if "Failed to read" in found:  # Of a page that tells of others, without a code: a disk that failed does so again.
+        raw.execute("PRAGMA shrink_memory")
+        raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if found != "ok":
         raise unfit(path, f"it is damaged ({found})", "Restore a backup, or name another file.")
 
