@@ -9,7 +9,7 @@ from messagebus.delivery.sqlite import MemoryStore
 from messagebus.door import Door
 from messagebus.registry import Handler, Registry
 from messagebus.testing.clock import Clock
-from messagebus.testing.recording import AnyBus, Recording, watched
+from messagebus.testing.recording import AnyBus, Recording, changed, watched
 
 __all__ = ["RecordedStore"]
 
@@ -65,12 +65,7 @@ class RecordedStore(Recording, MemoryStore):
         return Claim(claim.token, self._arrange(claim.messages))
 
     def _watched(self) -> Registry:
-        varied = watched(self._bus.registry, self._note)
-        varied._handlers = {
-            cls: type(handlers)(self._vary(handler) for handler in handlers)
-            for cls, handlers in varied._handlers.items()
-        }
-        return varied
+        return changed(self._bus.registry, lambda handler: self._vary(watched(handler, self._note)))
 
     def _sent_with(self, message_class: type[Message]) -> Sequence[Message]:
         return self._sent_of({**self._bus.registry.snapshot.names, wire_name(message_class): message_class})

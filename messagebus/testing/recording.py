@@ -15,7 +15,7 @@ from messagebus.errors import full_name, near_misses
 from messagebus.registry import Handler
 from messagebus.shapes import HIDDEN, shape_of
 
-__all__ = ["AnyBus", "RecordedBus", "Recording", "watched"]
+__all__ = ["AnyBus", "RecordedBus", "Recording", "changed", "watched"]
 
 M = TypeVar("M", bound=Message)
 AnyBus = type[MessageBus] | type[AsyncMessageBus]
@@ -145,7 +145,7 @@ class RecordedBus(Recording):
         return await results if isawaitable(results) else results  # type: ignore[no-any-return]
 
     def _made(self, message: Message) -> Any:
-        registry = watched(self._bus.registry, self._note)
+        registry = changed(self._bus.registry, lambda handler: watched(handler, self._note))
         return self._recorded()(message, registry=registry, logger=self._logger())
 
 
@@ -187,18 +187,17 @@ def _error_in(record: MutableMapping[str, Any]) -> str:
 # Handlers, watched
 
 
-def watched(registry: Registry, note: Callable[[Handler, Sequence[Any]], None]) -> Registry:
-    """Return a copy of a registry as it is now, whose handlers tell what they returned when they have finished."""
+def changed(registry: Registry, change: Callable[[Handler], Handler]) -> Registry:
+    """Return a copy of a registry as it is now, with its handlers changed."""
     copy, snapshot = Registry(strict=registry.strict), registry.snapshot
     copy._names, copy._upcasters = dict(snapshot.names), dict(snapshot.upcasters)
-    copy._handlers = {
-        cls: type(handlers)(_watched(handler, note) for handler in handlers)
-        for cls, handlers in snapshot.handlers.items()
-    }
+    copy._handlers = {cls: type(handlers)(map(change, handlers)) for cls, handlers in snapshot.handlers.items()}
     return copy
 
 
-def _watched(handler: Handler, note: Callable[[Handler, Sequence[Any]], None]) -> Handler:
+def watched(handler: Handler, note: Callable[[Handler, Sequence[Any]], None]) -> Handler:
+    """Return a handler that tells what it returned when it has finished."""
+
     def call(message: Message) -> Any:
         return finish(handler.function(message))
 
